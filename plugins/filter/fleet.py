@@ -35,8 +35,10 @@ class FilterModule:
         functions = (
             _model.instances,
             _model.listen_address,
+            _model.listeners,
             _model.management_address,
             _model.manifest,
+            _model.models_of,
             _model.scrape_targets,
             _model.upstreams,
         )

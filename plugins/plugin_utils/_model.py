@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name
+
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
 
@@ -22,12 +24,6 @@ _DURATION = re.compile(r"^-?(\d+|(\d+(\.\d+)?(ns|us|ms|s|m|h))+)$")
 _INSTANCE_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")
 _SIZE = re.compile(r"^\d+[KMGT]?$")
 _GPU = re.compile(r"^(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?$")
-# [host[:port]/][namespace/]model[:tag] (types/model/name.go)
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
-_MODEL = re.compile(
-    rf"^((?P<host>[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,349}})/(?=[^/]+/))?"
-    rf"((?P<namespace>[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}})/)?(?P<model>{_PART})(:(?P<tag>{_PART}))?$"
-)
 
 
 class ModelError(ValueError):
@@ -93,11 +89,11 @@ _ENVIRONMENT = {
 
 
 def model_name(name: Any) -> str:
-    """The full form of a model's name: V(llama3.2) is V(llama3.2:latest), never a prefix of V(llama3.2:1b)."""
-    match = _MODEL.match(name) if isinstance(name, str) else None
-    if not match:
-        raise ModelError(f"{name!r} is no model name: give [host/][namespace/]model[:tag], for example llama3.2:1b")
-    return name if match["tag"] else f"{name}:latest"
+    """The name of a model with its tag, as Ollama shows it."""
+    try:
+        return display_name(name)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
 
 
 def manifest(models: Iterable[Any]) -> list[dict[str, Any]]:
@@ -158,9 +154,11 @@ def _private_address(variable: str, host: str, default_ipv4: str | None) -> str:
     return default_ipv4
 
 
-def instances(raw: Iterable[Mapping[str, Any]], address: str) -> list[dict[str, Any]]:
+def instances(raw: Iterable[Mapping[str, Any]], address: str, models_dir: str = "") -> list[dict[str, Any]]:
     """C(ollama_instances) of one host, checked and completed.
 
+    Args: what the inventory says, the C(address) that the host's instances listen on, and their store.
+    The first instance is the store's only writer; the others leave its pruning alone.
     Returns dicts of name, port, address, url, unit, gpus, environment (variable -> text), models and the limits
     memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
     """
@@ -190,8 +188,15 @@ def instances(raw: Iterable[Mapping[str, Any]], address: str) -> list[dict[str, 
             "address": address,
             "url": f"http://{url_host(address)}:{port}",
             "unit": f"ollama@{name}.service",
-            "gpus": _gpus(where, item.get("gpus", "all")),
-            "environment": _environment(where, item.get("environment") or {}, address, port),
+            "gpus": (gpus := _gpus(where, item.get("gpus", "all"))),
+            "environment": {
+                "OLLAMA_HOST": f"{url_host(address)}:{port}",
+                "OLLAMA_MODELS": models_dir,
+                "OLLAMA_NO_CLOUD": "1",
+                **({"OLLAMA_NOPRUNE": "1"} if result else {}),
+                **_visible_devices(gpus),
+                **_environment(where, item.get("environment") or {}),
+            },
             "models": item.get("models", "all"),
             "memory_max": memory_max,
             "cpu_quota": item.get("cpu_quota"),
@@ -200,6 +205,28 @@ def instances(raw: Iterable[Mapping[str, Any]], address: str) -> list[dict[str, 
     if not result:
         raise ModelError("ollama_instances is empty: name at least one instance, or take the host out of the group")
     return result
+
+
+def listeners(fleet_instances: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the completed instances of a host listen on, in the form that module M(gpufleet.ollama.ollama_port_check) takes."""
+    return [
+        {"port": item["port"], "address": item["address"], "unit": item["unit"], "option": f"the port of instance {item['name']} in ollama_instances"}
+        for item in fleet_instances
+    ]
+
+
+def models_of(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the manifest's models that any of a host's completed instances serves, in the manifest's order."""
+    wanted: set[str] = set()
+    names = [model["name"] for model in models]
+    for item in fleet_instances:
+        if item["models"] == "all":
+            return names
+        for name in map(model_name, item["models"]):
+            if name not in names:
+                raise ModelError(f"instance {item['name']}: {name} is not in ollama_models: add it there, or take it out of the instance")
+            wanted.add(name)
+    return [name for name in names if name in wanted]
 
 
 def _gpus(where: str, value: Any) -> str | list[str]:
@@ -211,8 +238,16 @@ def _gpus(where: str, value: Any) -> str | list[str]:
     raise ModelError(f"{where} gpus is {value!r}: give all, none, or a list of GPU-… or MIG-… UUIDs as nvidia-smi -L shows them")
 
 
-def _environment(where: str, given: Mapping[str, Any], address: str, port: int) -> dict[str, str]:
-    result = {"OLLAMA_HOST": f"{url_host(address)}:{port}", "OLLAMA_NO_CLOUD": "1"}
+def _visible_devices(gpus: str | list[str]) -> dict[str, str]:
+    """Variables that show an instance its GPUs only (docs/gpu.mdx). Vulkan would find the others on its own."""
+    if gpus == "all":
+        return {}
+    mask = "-1" if gpus == "none" else ",".join(gpus)
+    return {"CUDA_VISIBLE_DEVICES": mask, "GGML_VK_VISIBLE_DEVICES": "-1"}
+
+
+def _environment(where: str, given: Mapping[str, Any]) -> dict[str, str]:
+    result = {}
     for key, value in given.items():
         if key not in _ENVIRONMENT:
             raise ModelError(f"{where} environment has the unknown option {key}: known are {', '.join(sorted(_ENVIRONMENT))}")

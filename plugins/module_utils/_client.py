@@ -1,0 +1,106 @@
+# Copyright: (c) 2026, gpufleet.ollama contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""A small client of Ollama's API, for modules. Standard library and Ansible's own only."""
+
+from __future__ import annotations
+
+import json
+import socket
+from http.client import HTTPException
+from typing import Any, Iterator
+from urllib.error import HTTPError, URLError
+
+from ansible.module_utils.urls import open_url
+
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import same_name
+
+
+class OllamaError(Exception):
+    """The API refused, or answered what it should not; the text is for the user."""
+
+
+class OllamaUnreachable(OllamaError):
+    """Nothing answers at the URL."""
+
+
+CONNECTION_SPEC = {
+    "url": {"type": "str", "default": "http://127.0.0.1:11434"},
+    "timeout": {"type": "int", "default": 300},
+}
+
+
+class OllamaClient:
+    """One instance of Ollama.
+
+    Args: C(url) such as V(http://127.0.0.1:11434); C(timeout) in seconds, the longest silence within an answer.
+    """
+
+    def __init__(self, url: str, timeout: int) -> None:
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+
+    def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send a request. A status of 400 and above becomes OllamaError with the API's own text."""
+        data = None if body is None else json.dumps(body)
+        try:
+            return open_url(self.url + path, method=method, data=data, timeout=self.timeout, use_proxy=False)
+        except HTTPError as error:
+            raise OllamaError(f"{method} {self.url + path} answered {error.code}: {_error_text(error.read())}") from None
+        except (URLError, OSError, HTTPException) as error:
+            raise OllamaUnreachable(f"no Ollama answers at {self.url}: {error}") from None
+
+    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        raw = self._open(method, path, body).read()
+        if not raw:
+            return {}
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise OllamaError(f"{self.url + path} is no Ollama: it answered {raw[:80]!r}") from None
+
+    def version(self) -> str:
+        """Version of the server, without a C(v)."""
+        return self._json("GET", "/api/version")["version"]
+
+    def models(self) -> list[dict[str, Any]]:
+        """Items of C(/api/tags): name, digest (64 hex digits), size (bytes), details and more."""
+        return self._json("GET", "/api/tags")["models"]
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The model of exactly this name (tag V(latest) when none is given), or None."""
+        for item in self.models():
+            if same_name(item["name"], name):
+                return item
+        return None
+
+    def delete(self, name: str) -> None:
+        """Delete a model."""
+        self._json("DELETE", "/api/delete", {"model": name})
+
+    def pull(self, name: str, insecure: bool = False) -> Iterator[dict[str, Any]]:
+        """Pull a model; yields the status lines of the stream.
+
+        An error after the first line comes with status 200 as a last line C({"error": ...}): it is raised like any other.
+        """
+        response = self._open("POST", "/api/pull", {"model": name, "insecure": insecure, "stream": True})
+        last: dict[str, Any] = {}
+        try:
+            for line in response:
+                last = json.loads(line)
+                if "error" in last:
+                    raise OllamaError(f"pull of {name} failed: {last['error']}")
+                yield last
+        except socket.timeout:
+            raise OllamaError(f"pull of {name} stalled: nothing came for {self.timeout} s") from None
+        except (OSError, HTTPException, ValueError) as error:
+            raise OllamaError(f"pull of {name} broke off: {error}") from None
+        if last.get("status") != "success":
+            raise OllamaError(f"pull of {name} ended without success; its last word was {last.get('status')!r}")
+
+
+def _error_text(raw: bytes) -> str:
+    try:
+        return str(json.loads(raw)["error"])
+    except (ValueError, KeyError, TypeError):
+        return raw[:200].decode("utf-8", "replace").strip() or "(no text)"

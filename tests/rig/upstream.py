@@ -1,0 +1,111 @@
+"""The test network's stand-in for the internet: registry.ollama.ai and the release host of Ollama, in one container.
+
+Hosts on the same network find it under the real names, over TLS, with a certificate of its own that they are told to trust.
+So the collection runs with its real URLs; only the SHA-256 of the stand-in's archives differs from the official ones.
+
+usage: upstream.py NETWORK --version VERSION [--trust HOST ...]     prints the SHA-256 of the archives as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import hosts
+
+ROOT = Path(__file__).resolve().parents[2]
+DOUBLE = ROOT / "tests/double"
+REGISTRY_NAMES = ("registry.ollama.ai",)
+RELEASE_NAMES = ("github.com",)
+CHECKSUMS = ROOT / ".cache/releases/checksums.json"
+IMAGE = "gpufleet-host:12"
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+
+# DIR is served; the certificate is made anew with each container
+SERVE = """
+set -e
+mkdir -p /srv/tls
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj "/CN=stand-in of the internet" \
+    -addext "subjectAltName=$NAMES" -keyout /srv/tls/key.pem -out /srv/tls/cert.pem.new 2>/dev/null
+mv /srv/tls/cert.pem.new /srv/tls/cert.pem
+cd /srv/double
+exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert.pem --key /srv/tls/key.pem --files /srv/files
+"""
+
+TRUST = "cat >/usr/local/share/ca-certificates/upstream.crt && update-ca-certificates >/dev/null 2>&1"
+
+
+def build_release(version: str, *options: str) -> dict[str, str]:
+    """Build the stand-in's archive of a version for this machine. Returns archive name -> SHA-256."""
+    out = ROOT / ".cache/releases" / f"v{version}"
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ollama_double.release", "--version", version, "--arch", ARCH[platform.machine()], "--out", str(out), *options]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(DOUBLE)}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise hosts.RigError(f"the stand-in's release could not be built: {(done.stdout + done.stderr).strip()[-500:]}")
+    lines = (out / "sha256sum.txt").read_text(encoding="utf-8").split("\n")
+    return {name.removeprefix("./"): digest for digest, name in (line.split() for line in lines if line)}
+
+
+def up(network: str, files: Path, names: tuple[str, ...]) -> str:
+    """Start the stand-in on a network under the given names, serving the releases in a folder. Returns its certificate (PEM)."""
+    name = container(network)
+    hosts.ensure_network(network)
+    if not hosts.is_running(name):
+        hosts.docker("rm", "-f", "-v", name, check=False)
+        aliases = [option for alias in names for option in ("--network-alias", alias)]
+        san = ",".join(f"DNS:{alias}" for alias in names)
+        hosts.docker(
+            "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--init", "--restart", "always",
+            "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
+        )
+        hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
+        hosts.docker("cp", str(files), f"{name}:/srv/files")
+        hosts.docker("start", name)
+    wait = "until [ -s /srv/tls/cert.pem ] && (echo >/dev/tcp/127.0.0.1/443) 2>/dev/null; do sleep 0.2; done; cat /srv/tls/cert.pem"
+    done = subprocess.run(["docker", "exec", name, "timeout", "30", "bash", "-c", wait], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise hosts.RigError(f"the stand-in of the internet does not start: {hosts.docker('logs', '--tail', '5', name, check=False)}")
+    return done.stdout
+
+
+def container(network: str) -> str:
+    """Name of the stand-in's container on a network."""
+    return f"{network}-upstream"
+
+
+def trust(host: str, certificate: str) -> None:
+    """Make a host trust the stand-in's certificate, as a fleet trusts the CA of its own mirror."""
+    done = subprocess.run(["docker", "exec", "-i", host, "sh", "-c", TRUST], input=certificate, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise hosts.RigError(f"{host} does not take the stand-in's certificate: {done.stderr.strip()}")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network")
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--trust", nargs="*", default=[], metavar="HOST")
+    args = parser.parse_args()
+    try:
+        checksums = {args.version: build_release(args.version)}
+        certificate = up(args.network, ROOT / ".cache/releases", REGISTRY_NAMES + RELEASE_NAMES)
+        for host in args.trust:
+            trust(host, certificate)
+    except hosts.RigError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(checksums)
+    CHECKSUMS.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
