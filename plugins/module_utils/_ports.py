@@ -9,6 +9,7 @@ import glob
 import ipaddress
 import os
 import re
+import subprocess
 import sys
 from typing import Iterator, NamedTuple
 
@@ -16,7 +17,10 @@ LISTEN = "0A"
 
 
 class Listener(NamedTuple):
-    """A listening socket: address, port, and the process that holds it (pid 0 when it is not to be seen)."""
+    """A listening socket: address, port, and the process that holds it.
+
+    In a container without CAP_SYS_PTRACE root does not see the processes of others: then pid is 0.
+    """
 
     address: str
     port: int
@@ -70,11 +74,19 @@ def listeners(proc: str = "/proc") -> list[Listener]:
     return result
 
 
+def is_active(unit: str) -> bool:
+    """True when systemd runs the unit."""
+    return subprocess.run(["systemctl", "--quiet", "is-active", unit], check=False).returncode == 0
+
+
 def clash(found: list[Listener], port: int, address: str, unit: str, option: str) -> Iterator[str]:
-    """A sentence for each listener that keeps C(unit) from listening on C(address) and C(port)."""
+    """A sentence for each listener that keeps C(unit) from listening on C(address) and C(port).
+
+    A listener whose process is not to be seen is taken for the unit's when that runs.
+    """
     everywhere = ("", "0.0.0.0", "::")
     for listener in found:
         overlap = address in everywhere or listener.address in everywhere or listener.address == address
-        if listener.port == port and overlap and listener.unit != unit:
+        if listener.port == port and overlap and listener.unit != unit and (listener.pid or not is_active(unit)):
             holder = f"{listener.command or 'another process'} (pid {listener.pid or 'unknown'}, unit {listener.unit or 'none'})"
             yield f"port {port} is held by {holder}, so {unit} cannot have it: stop that process or set {option} to another port"

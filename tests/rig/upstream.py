@@ -9,6 +9,7 @@ usage: upstream.py NETWORK --version VERSION [--trust HOST ...]     prints the S
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -56,13 +57,14 @@ def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     """Start the stand-in on a network under the given names, serving the releases in a folder. Returns its certificate (PEM)."""
     name = container(network)
     hosts.ensure_network(network)
-    if not hosts.is_running(name):
+    key = _key(files, names)
+    if not hosts.is_running(name) or hosts.docker("inspect", "-f", '{{index .Config.Labels "rig.key"}}', name) != key:
         hosts.docker("rm", "-f", "-v", name, check=False)
         aliases = [option for alias in names for option in ("--network-alias", alias)]
         san = ",".join(f"DNS:{alias}" for alias in names)
         hosts.docker(
-            "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--init", "--restart", "always",
-            "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
+            "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--label", f"rig.key={key}",
+            "--init", "--restart", "always", "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
         )
         hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
         hosts.docker("cp", str(files), f"{name}:/srv/files")
@@ -72,6 +74,16 @@ def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     if done.returncode:
         raise hosts.RigError(f"the stand-in of the internet does not start: {hosts.docker('logs', '--tail', '5', name, check=False)}")
     return done.stdout
+
+
+def _key(files: Path, names: tuple[str, ...]) -> str:
+    """What the container was made from; another key means another container."""
+    digest = hashlib.sha256(repr(names).encode() + SERVE.encode())
+    for path in sorted([*DOUBLE.rglob("*.py"), *files.rglob("*")]):
+        if path.is_file():
+            # a release is 1.4 GB: its size and time will do
+            digest.update(path.read_bytes() if path.suffix == ".py" else f"{path} {path.stat().st_size} {path.stat().st_mtime}".encode())
+    return digest.hexdigest()[:16]
 
 
 def container(network: str) -> str:

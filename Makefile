@@ -1,0 +1,36 @@
+# make demo        a fleet of four systemd hosts on this machine, from bare to a streamed answer
+# make demo-down   remove it (IMAGES=1: the host images too)
+# make test        everything;  make test-fast: no containers;  make lint
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export GPUFLEET_CACHE GPUFLEET_PYTHON GPUFLEET_GATEWAY_PORT GPUFLEET_PROMETHEUS_PORT OLLAMA
+
+.PHONY: help demo demo-down test test-fast lint docs
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo:
+	@tests/rig/bootstrap demo
+	@.venv/bin/python tests/rig/demo.py up
+
+demo-down:
+	@tests/rig/bootstrap demo
+	@.venv/bin/python tests/rig/demo.py down $(if $(IMAGES),--images)
+
+test:
+	@tests/rig/bootstrap test
+	@.venv/bin/python tests/rig/run_tests.py all
+
+test-fast:
+	@tests/rig/bootstrap fast
+	@.venv/bin/python tests/rig/run_tests.py fast
+
+lint:
+	@tests/rig/bootstrap fast
+	@.venv/bin/python tests/rig/run_tests.py lint
+
+# the option tables of the roles' READMEs, from their argument_specs
+docs:
+	@tests/rig/bootstrap fast
+	@.venv/bin/python tests/rig/role_docs.py

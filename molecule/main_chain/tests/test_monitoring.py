@@ -1,0 +1,132 @@
+# Copyright: (c) 2026, gpufleet.ollama contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Exporters and Prometheus: what is scraped, what is measured, and who listens where."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.parse
+
+import pytest
+import testinfra.utils.ansible_runner
+
+runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
+OLLAMA = sorted(runner.get_hosts("ollama"))
+MONITORING = sorted(runner.get_hosts("monitoring"))
+EVERY = sorted(set(OLLAMA) | set(MONITORING) | set(runner.get_hosts("gateway")))
+
+# the rest of the chain may have been up for no more than a scrape interval
+PATIENCE_SECONDS = 45
+
+LISTENERS = (
+    [(host, "prometheus-node-exporter.service", 9100) for host in EVERY]
+    + [(host, "ollama_exporter.service", 9778) for host in OLLAMA]
+    + [(host, "prometheus.service", 9090) for host in MONITORING]
+)
+
+
+def journal(host, unit: str) -> str:
+    """The last lines of a unit, for a failed assertion."""
+    return host.run(f"journalctl --no-pager -n 20 -u {unit}").stdout
+
+
+def prometheus(name: str, path: str, **arguments: str):
+    """The data of an answer of the API of Prometheus on this host."""
+    host = runner.get_host(name)
+    url = f"http://$(hostname -i):9090/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
+    done = host.run(f'curl -sS --max-time 10 "{url}"')
+    assert done.rc == 0, done.stderr + journal(host, "prometheus.service")
+    answer = json.loads(done.stdout)
+    assert answer["status"] == "success", answer
+    return answer["data"]
+
+
+def until(ask, good):
+    """Ask until the answer is good or patience ends; returns the last answer."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not good(answer := ask()) and time.monotonic() < deadline:
+        time.sleep(2)
+    return answer
+
+
+@pytest.mark.parametrize("name", MONITORING)
+def test_every_target_is_up(name: str) -> None:
+    wanted = {("prometheus", name)} | {("node", host) for host in EVERY} | {("ollama", host) for host in OLLAMA}
+
+    def health() -> dict[tuple[str, str], tuple[str, str]]:
+        targets = prometheus(name, "targets", state="active")["activeTargets"]
+        found = {
+            (target["labels"]["job"], target["labels"]["host"]): (target["health"], target["lastError"])
+            for target in targets
+            if target["labels"]["job"] in ("prometheus", "node", "ollama")
+        }
+        return {target: found.get(target, ("missing", "")) for target in wanted | set(found)}
+
+    found = until(health, lambda answer: all(state == "up" for state, _ in answer.values()))
+    assert found == dict.fromkeys(wanted, ("up", ""))
+
+
+@pytest.mark.parametrize("name", MONITORING)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ollama_health_status == 1",
+        "ollama_models_available > 0",
+        "ollama_models_loaded",
+        "count by (host) (ollama_model_size_bytes > 0)",
+        'ollama_info{version!=""}',
+        'ollama_health_checks_total{result="ok"} > 0',
+        "ollama_exporter_scrape_duration_seconds < 3",
+    ],
+)
+def test_metric_of_every_ollama_host(name: str, query: str) -> None:
+    found = until(
+        lambda: sorted({sample["metric"]["host"] for sample in prometheus(name, "query", query=query)["result"]}),
+        lambda hosts: hosts == OLLAMA,
+    )
+    assert found == OLLAMA
+
+
+@pytest.mark.parametrize("name", MONITORING)
+def test_configuration_was_loaded(name: str) -> None:
+    result = prometheus(name, "query", query="prometheus_config_last_reload_successful")["result"]
+    assert [sample["value"][1] for sample in result] == ["1"]
+    loaded = prometheus(name, "status/config")["yaml"]
+    assert "/etc/prometheus/targets/ollama.yml" in loaded
+    assert "scrape_interval: 15s" in loaded and "scrape_timeout: 10s" in loaded
+    assert prometheus(name, "status/flags")["storage.tsdb.retention.time"] == "30d"
+
+
+@pytest.mark.parametrize("name, unit, port", LISTENERS)
+def test_runs_at_boot_and_listens_on_the_management_address_only(name: str, unit: str, port: int) -> None:
+    host = runner.get_host(name)
+    assert host.service(unit).is_running and host.service(unit).is_enabled, journal(host, unit)
+    listening = host.check_output(f"ss -Hltn 'sport = :{port}'").splitlines()
+    assert [line.split()[3] for line in listening] == [f"{host.check_output('hostname -i')}:{port}"]
+
+
+@pytest.mark.parametrize("name, unit, port", LISTENERS)
+def test_unit_waits_for_its_address_at_boot(name: str, unit: str, port: int) -> None:
+    shown = runner.get_host(name).check_output(f"systemctl show -p After,Restart,RestartUSec,StartLimitIntervalUSec {unit}")
+    assert "network-online.target" in shown
+    assert "Restart=no\n" not in shown and "Restart=on-abnormal\n" not in shown
+    assert "RestartUSec=5s" in shown and "StartLimitIntervalUSec=0" in shown
+
+
+@pytest.mark.parametrize("name", OLLAMA)
+def test_exporter_is_hardened(name: str) -> None:
+    host = runner.get_host(name)
+    checked = host.run("systemd-analyze security --no-pager --threshold=20 ollama_exporter.service")
+    assert checked.rc == 0, checked.stdout.splitlines()[-1]
+    verified = host.run("systemd-analyze verify --man=no ollama_exporter.service")
+    assert verified.rc == 0 and not verified.stderr, verified.stderr
+    pid = host.check_output("systemctl show -p MainPID --value ollama_exporter.service")
+    assert host.check_output(f"stat -c %U /proc/{pid}") not in ("root", "ollama")
+
+
+@pytest.mark.parametrize("name", OLLAMA)
+def test_exporter_logs_no_traceback(name: str) -> None:
+    assert "Traceback" not in runner.get_host(name).check_output("journalctl --no-pager -u ollama_exporter.service")

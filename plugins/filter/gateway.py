@@ -1,0 +1,43 @@
+# Copyright: (c) 2026, gpufleet.ollama contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The gateway's part of the data model as filters: thin wrappers, so that a broken inventory gives one sentence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _gateway, _model
+
+
+def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the data model's error into Ansible's."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except _model.ModelError as error:
+            raise AnsibleFilterError(str(error)) from None
+
+    return wrapped
+
+
+class FilterModule:
+    """Filters of the gateway."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name of each filter and its function."""
+        functions = (
+            _gateway.gateway_clients,
+            _gateway.gateway_config_id,
+            _gateway.gateway_listeners,
+            _gateway.gateway_rate,
+            _gateway.gateway_server_names,
+            _gateway.gateway_users,
+        )
+        return {function.__name__: _filter(function) for function in functions}
