@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _model
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _gateway, _model
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +33,12 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name of each filter and its function."""
         functions = (
+            _gateway.gateway_clients,
+            _gateway.gateway_config_id,
+            _gateway.gateway_listeners,
+            _gateway.gateway_rate,
+            _gateway.gateway_server_names,
+            _gateway.gateway_users,
             _model.instances,
             _model.listen_address,
             _model.listeners,

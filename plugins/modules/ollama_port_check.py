@@ -78,7 +78,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     found = listeners()
-    clashes = [message for wanted in module.params["listeners"] for message in clash(found, **wanted)]
+    # a process that listens on IPv4 and IPv6 is one holder
+    clashes = list(dict.fromkeys(message for wanted in module.params["listeners"] for message in clash(found, **wanted)))
     if clashes:
         module.fail_json(msg="; ".join(clashes))
     module.exit_json(changed=False)

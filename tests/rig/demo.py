@@ -209,7 +209,7 @@ def show_targets() -> None:
     """Wait until every target of Prometheus is up, and list them."""
     url = f"http://127.0.0.1:{published()['gpufleet-monitoring'][0][0]}"
     targets: list[dict[str, object]] = []
-    for _ in range(60):
+    for _attempt in range(60):
         try:
             with urllib.request.urlopen(f"{url}/api/v1/targets?state=active", timeout=5) as response:
                 targets = json.load(response)["data"]["activeTargets"]

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 LABEL = "owner=gpufleet-rig"
 
-# No --privileged: it fails where the machine itself lacks a capability, and it would let a host change the machine's
-# own sysctls and clock. SYS_PTRACE lets root see which process holds a socket, as on any host. The device rule lets a host make nodes of NVIDIA's major number, which a test may open.
+# No --privileged: it fails where the machine itself lacks a capability, and it would let a host change the machine's own
+# sysctls and clock. SYS_PTRACE lets root see which process holds a socket, as on any host. The device rule lets a host make
+# nodes of NVIDIA's major number, which a test may open.
 OPTIONS = (
     "--restart always --stop-signal SIGRTMIN+3 --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE "
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --cgroupns host "

@@ -100,6 +100,12 @@ def test_configuration_was_loaded(name: str) -> None:
     assert prometheus(name, "status/flags")["storage.tsdb.retention.time"] == "30d"
 
 
+@pytest.mark.parametrize("name", MONITORING)
+def test_targets_have_one_order_in_every_run(name: str) -> None:
+    lines = runner.get_host(name).file("/etc/prometheus/targets/node.yml").content_string.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("    host:")] == EVERY
+
+
 @pytest.mark.parametrize("name, unit, port", LISTENERS)
 def test_runs_at_boot_and_listens_on_the_management_address_only(name: str, unit: str, port: int) -> None:
     host = runner.get_host(name)
@@ -108,12 +114,35 @@ def test_runs_at_boot_and_listens_on_the_management_address_only(name: str, unit
     assert [line.split()[3] for line in listening] == [f"{host.check_output('hostname -i')}:{port}"]
 
 
+@pytest.mark.parametrize("name, unit, port", [listener for listener in LISTENERS if listener[1].startswith("prometheus")])
+def test_never_listened_on_all_addresses(name: str, unit: str, port: int) -> None:
+    # the packages start their daemons at installation
+    host = runner.get_host(name)
+    logged = host.check_output(f"journalctl --no-pager -u {unit}")
+    addresses = {word for line in logged.splitlines() if "isten" in line for word in line.split() if word.startswith("address=")}
+    assert addresses == {f"address={host.check_output('hostname -i')}:{port}"}
+
+
 @pytest.mark.parametrize("name, unit, port", LISTENERS)
 def test_unit_waits_for_its_address_at_boot(name: str, unit: str, port: int) -> None:
     shown = runner.get_host(name).check_output(f"systemctl show -p After,Restart,RestartUSec,StartLimitIntervalUSec {unit}")
     assert "network-online.target" in shown
     assert "Restart=no\n" not in shown and "Restart=on-abnormal\n" not in shown
     assert "RestartUSec=5s" in shown and "StartLimitIntervalUSec=0" in shown
+
+
+@pytest.mark.parametrize("name", OLLAMA)
+def test_hung_instance_is_a_metric(name: str) -> None:
+    host = runner.get_host(name)
+    ask = "curl -sS --max-time 8 http://$(hostname -i):9778/metrics | grep ^ollama_health_status"
+    unit = "ollama@default.service"
+    assert host.run(f"systemctl kill --signal=STOP {unit}").rc == 0
+    try:
+        hung = host.check_output(ask)
+    finally:
+        host.run(f"systemctl kill --signal=CONT {unit}")
+    assert hung == 'ollama_health_status{ollama_instance="default"} 0.0'
+    assert until(lambda: host.check_output(ask), lambda answer: answer.endswith(" 1.0")) == 'ollama_health_status{ollama_instance="default"} 1.0'
 
 
 @pytest.mark.parametrize("name", OLLAMA)

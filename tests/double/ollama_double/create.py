@@ -107,6 +107,7 @@ class _Maker:
             self.statuses.append(f"using existing layer {layer['digest']}")
         if base.head is None:
             return layers, dict(base.config)
+        self._quantisation(base.head)
         return layers, config_for(base.head, {**base.config, **self._wishes()})
 
     def _from_files(self, files: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -131,11 +132,15 @@ class _Maker:
         layer, config = self._rewritten(blob, head), config_for(head, self._wishes())
         return [layer], config
 
-    def _rewritten(self, blob: Path, head: GgufHead) -> dict[str, Any]:
+    def _quantisation(self, head: GgufHead) -> str:
+        """The type that the request wants the weights in, or an empty string."""
         quantize = (take(self.body, "quantize", str, "") or take(self.body, "quantization", str, "")).upper()
-        total = blob.stat().st_size
         if quantize and head.file_type not in _UNQUANTISED:
             raise Refused("quantization is only supported for F16, BF16 and F32 models", 500)
+        return quantize
+
+    def _rewritten(self, blob: Path, head: GgufHead) -> dict[str, Any]:
+        quantize, total = self._quantisation(head), blob.stat().st_size
         status = f"quantizing {head.file_type} model to {quantize}" if quantize else "validating GGUF model"
         self.say({"status": status, "digest": "0000000000000000000", "total": total, "completed": total})
         self.say({"status": "verifying conversion"})

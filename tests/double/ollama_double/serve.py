@@ -97,8 +97,9 @@ def _log_devices(settings: Settings) -> None:
 def _exit_on_signals(server: Server) -> None:
     def stop(number: int, _frame: object) -> None:
         # At once: requests under way are cut, as by the real one. Nothing here needs an orderly end.
+        # No print either: the signal may have come in the middle of one.
         server.socket.close()
-        log(f'msg="stopped by {signal.Signals(number).name}"')
+        os.write(2, f"level=INFO source=stand-in msg=\"stopped by {signal.Signals(number).name}\"\n".encode())
         os._exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
