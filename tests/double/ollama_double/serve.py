@@ -44,8 +44,8 @@ def serve(environ: Mapping[str, str]) -> int:
         server.app.store.manifests_dir.stat()
     except OSError as error:
         raise StartError(f"{error.strerror} ({error.filename}): ensure path elements are traversable") from error
-    host, port = server.server_address[:2]
-    log(f'msg="Listening on {f"[{host!s}]" if ":" in str(host) else host}:{port} (version {settings.version})"')
+    host, port = str(server.server_address[0]), server.server_address[1]
+    log(f'msg="Listening on {f"[{host}]" if ":" in host else host}:{port} (version {settings.version})"')
     time.sleep(settings.start_seconds)
     _log_devices(settings)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True).start()

@@ -110,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
+    # Headers that every answer to the request in hand gets; replaced, never changed in place.
+    cors: dict[str, str] = {}
 
     def do_GET(self) -> None:  # pylint: disable=invalid-name
         """Any method: look the path up and answer."""
@@ -132,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self.log_request(code)
         self.send_response_only(code, message)
         self.send_header("Date", self.date_time_string())
-        for key, value in getattr(self, "cors", {}).items():
+        for key, value in self.cors.items():
             self.send_header(key, value)
 
     def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
@@ -156,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, exchange: Exchange) -> bool:
         """Origin first, then Host; a refusal is a 403 with no body."""
-        self.cors: dict[str, str] = {}
+        self.cors = {}
         origin, host = self.headers.get("Origin", ""), self.headers.get("Host", "")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
             rules = self.server.app.settings.origins
@@ -165,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
                 return False
             self.cors = {"Access-Control-Allow-Origin": "*" if "*" in rules else origin}
             if self.command == "OPTIONS":
-                self.cors |= {
+                self.cors = self.cors | {
                     "Access-Control-Allow-Methods": "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS",
                     "Access-Control-Allow-Headers": "Authorization,Content-Type,User-Agent,Accept,X-Requested-With",
                     "Access-Control-Max-Age": "43200",

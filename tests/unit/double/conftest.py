@@ -26,6 +26,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
         self.host = url.partition("://")[2]
+        self.app: Any = None
 
     def ask(self, method: str, path: str, content: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Status and body; the body is JSON, a list of JSON lines, or bytes."""
@@ -82,7 +83,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         running.append(Server(app))
         threading.Thread(target=running[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         client = Client(f"http://127.0.0.1:{running[-1].server_address[1]}")
-        client.app = app  # type: ignore[attr-defined]
+        client.app = app
         return client
 
     yield start

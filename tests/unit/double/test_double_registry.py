@@ -105,6 +105,7 @@ def test_push_and_pull_back(start_registry):
     entry = {"mediaType": "m", "digest": digest, "size": len(blob)}
     manifest = json.dumps({"schemaVersion": 2, "config": {}, "layers": [entry]}).encode()
     assert raw(client, "PUT", "/v2/me/mine/manifests/1", body=manifest)[0] == 400, "its blob is not there yet"
+    assert raw(client, "GET", "/v2/me/mine/manifests/1")[0] == 404
     upload = raw(client, "POST", "/v2/me/mine/blobs/uploads/")[1]["Location"].partition(client.host)[2]
     assert raw(client, "PATCH", upload, body=blob[:5])[0] == 202
     assert raw(client, "PATCH", upload, body=blob[5:])[0] == 202

@@ -31,18 +31,18 @@ def wait_until(condition, seconds=5.0):
 
 def copies(client, model, count):
     """Models with weights of their own: names that share weights share the loaded model."""
-    names = [model]
-    for number in range(1, count):
-        name = f"copy{number}:1"
-        digest = "sha256:" + json.dumps(number).rjust(64, "0")
-        store = client.app.store
-        store.blob_path(digest).write_bytes(store.blob_path(_weights(client, model)).read_bytes())
-        document = json.loads(json.dumps(_manifest(client, model)).replace(_weights(client, model), digest))
-        path = store.manifests_dir / "registry.ollama.ai" / "library" / f"copy{number}" / "1"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(document), encoding="utf-8")
-        names.append(name)
-    return names
+    return [model] + [other_weights(client, model, number) for number in range(1, count)]
+
+
+def other_weights(client, model, number):
+    """A model like another one, under another digest. Nobody looks at the weights, so nobody sees that they are the same."""
+    store, digest = client.app.store, f"sha256:{number:064d}"
+    store.blob_path(digest).write_bytes(store.blob_path(_weights(client, model)).read_bytes())
+    raw = json.dumps(_manifest(client, model)).replace(_weights(client, model), digest)
+    path = store.manifests_dir / "registry.ollama.ai" / "library" / f"copy{number}" / "1"
+    path.parent.mkdir(parents=True)
+    path.write_text(raw, encoding="utf-8")
+    return f"copy{number}:1"
 
 
 def _manifest(client, model):

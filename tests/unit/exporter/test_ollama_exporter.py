@@ -67,6 +67,7 @@ class Server(ThreadingHTTPServer):
     """Keeps quiet when the exporter hangs up."""
 
     daemon_threads = True
+    stopping = False
 
     def handle_error(self, *args: object) -> None:
         """Called by socketserver."""
@@ -85,8 +86,13 @@ def ollama() -> Iterator[Callable[[dict[str, object]], str]]:
 
     yield start
     for server in servers:
+        server.stopping = True
         server.shutdown()
         server.server_close()
+    # the exporter's thread on a dripping server ends now, before pytest does
+    for thread in threading.enumerate():
+        if "(run)" in thread.name:
+            thread.join(5)
 
 
 def free_port() -> int:
@@ -148,7 +154,7 @@ def drip_body(handler: Handler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "10000")
     handler.end_headers()
-    for _ in range(100):
+    while not handler.server.stopping:
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(TIMEOUT / 8)
@@ -157,7 +163,7 @@ def drip_body(handler: Handler) -> None:
 def drip_headers(handler: Handler) -> None:
     """The same with headers, which http.client reads on its own."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-    for _ in range(60):
+    while not handler.server.stopping:
         handler.wfile.write(b"x")
         handler.wfile.flush()
         time.sleep(TIMEOUT / 8)
@@ -293,7 +299,9 @@ def run_exporter(tmp_path: Path, config: str) -> subprocess.Popen[str]:
     """The exporter as the unit runs it, but with a proxy that must not matter."""
     path = tmp_path / "config.json"
     path.write_text(config, encoding="utf-8")
-    return subprocess.Popen([sys.executable, "-I", str(SOURCE), str(path)], env={"http_proxy": f"http://127.0.0.1:{free_port()}"}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-I", str(SOURCE), str(path)], env={"http_proxy": f"http://127.0.0.1:{free_port()}"}, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize("kind", ["good", "refused"])
