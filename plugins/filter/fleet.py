@@ -47,5 +47,6 @@ class FilterModule:
             _model.models_of,
             _model.scrape_targets,
             _model.upstreams,
+            _model.url_host,
         )
         return {function.__name__: _filter(function) for function in functions}

@@ -289,11 +289,16 @@ def upstreams(
     return result
 
 
-def scrape_targets(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], port: int) -> list[dict[str, Any]]:
-    """The hosts of one scrape job in Prometheus' file_sd form: a target each, labelled with the host's inventory name."""
+def scrape_targets(
+    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], port_option: str, default_port: int
+) -> list[dict[str, Any]]:
+    """The hosts of one scrape job in Prometheus' file_sd form: a target each, labelled with the host's inventory name.
+
+    The port is the host's C(port_option) in the inventory, or else C(default_port): another role's default is not to be seen.
+    """
     result = []
     for host in hosts:
         values = hostvars[host]
         address = values.get("ollama_management_address") or reach(host, values)
-        result.append({"targets": [f"{url_host(address)}:{port}"], "labels": {"host": host}})
+        result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": {"host": host}})
     return result

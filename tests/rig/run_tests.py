@@ -112,12 +112,12 @@ def collection() -> None:
         if not step("collection build", [galaxy, "collection", "build", "--force", "--output-path", folder]):
             return
         archive = next(Path(folder).glob("*.tar.gz"))
-        if not step("collection install", [galaxy, "collection", "install", "--offline", "-p", folder, str(archive)]):
+        # env: the installed copy alone, not the checkout
+        alone = ["env", f"ANSIBLE_COLLECTIONS_PATH={folder}"]
+        if not step("collection install", [*alone, galaxy, "collection", "install", "--offline", "-p", folder, str(archive)]):
             return
         playbooks = sorted((Path(folder) / "ansible_collections/gpufleet/ollama/playbooks").glob("*.yml"))
-        # env: the installed copy alone, not the checkout
-        command = ["env", f"ANSIBLE_COLLECTIONS_PATH={folder}", str(BIN / "ansible-playbook"), "--syntax-check", "-i", "inventories/prod"]
-        step("playbook syntax", [*command, *map(str, playbooks)])
+        step("playbook syntax", [*alone, str(BIN / "ansible-playbook"), "--syntax-check", "-i", "inventories/prod", *map(str, playbooks)])
 
 
 def scenario(name: str) -> None:

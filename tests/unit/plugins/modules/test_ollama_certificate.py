@@ -10,15 +10,15 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _certificate
+from ansible_collections.gpufleet.ollama.plugins.modules import ollama_certificate
 
 NAMES = ["gw1", "llm.example.org", "10.0.0.5", "fd00::5"]
 
@@ -157,27 +157,21 @@ def test_gateways_that_start_at_once_share_one_authority(tmp_path: pathlib.Path)
         ca.public_key().verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm))
 
 
-def run_module(**params: Any) -> dict[str, Any]:
-    """Run the module as Ansible does: a process that reads its parameters from stdin and prints JSON."""
-    code = "from ansible_collections.gpufleet.ollama.plugins.modules import ollama_certificate as m; m.main()"
-    script = "import ansible.module_utils.basic as b, sys; b._ANSIBLE_PROFILE = 'legacy'; b._ANSIBLE_ARGS = sys.stdin.buffer.read();" + code
-    done = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps({"ANSIBLE_MODULE_ARGS": params}), capture_output=True, text=True, check=False
-    )
-    assert "PRIVATE KEY" not in done.stdout + done.stderr
-    return json.loads(done.stdout)
+def test_the_module(tmp_path: pathlib.Path, run_module: Callable[..., dict[str, Any]]) -> None:
+    def run(**more: Any) -> dict[str, Any]:
+        result = run_module(ollama_certificate.main, **{**params, **more})
+        assert "PRIVATE KEY" not in json.dumps(result)
+        return result
 
-
-def test_the_module(tmp_path: pathlib.Path) -> None:
     params = {"ca_dir": str(tmp_path / "ca"), "name": "gw1", "subject_alt_names": ["gw1"]}
-    foreseen = run_module(**params, _ansible_check_mode=True, _ansible_diff=True)
+    foreseen = run(check=True)
     assert foreseen["changed"] and foreseen["diff"]["after"]["names"] == ["gw1"] and not (tmp_path / "ca").exists()
-    made = run_module(**params)
+    made = run()
     assert made["changed"] and made["fingerprint"] == _certificate.fingerprint(read(made["certificate_path"]))
-    again = run_module(**params)
+    again = run()
     assert not again["changed"] and again["fingerprint"] == made["fingerprint"]
-    failed = run_module(**{**params, "name": "ca"})
+    failed = run(name="ca")
     assert failed["failed"] and "cannot name the files" in failed["msg"]
     unwritable = tmp_path / "file"
     unwritable.touch()
-    assert "cannot keep the certificates" in run_module(**{**params, "ca_dir": str(unwritable / "x")})["msg"]
+    assert "cannot keep the certificates" in run(ca_dir=str(unwritable / "x"))["msg"]

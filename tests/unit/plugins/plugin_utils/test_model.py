@@ -168,8 +168,8 @@ def test_upstreams() -> None:
 
 
 def test_scrape_targets() -> None:
-    """The management address first, then what the host is reached by."""
-    hostvars = {"a": {"ollama_management_address": "10.1.0.1"}, "b": {"ansible_host": "10.0.0.2"}, "c": {"ollama_address": "c.lan", "ansible_host": "x"}}
-    found = _model.scrape_targets(["a", "b", "c"], hostvars, 9100)
-    assert [item["targets"] for item in found] == [["10.1.0.1:9100"], ["10.0.0.2:9100"], ["c.lan:9100"]]
+    """The management address first, then what the host is reached by; the port that the inventory gives the host."""
+    hostvars = {"a": {"ollama_management_address": "10.1.0.1"}, "b": {"ansible_host": "10.0.0.2"}, "c": {"ollama_address": "c.lan", "x_port": 9200}}
+    found = _model.scrape_targets(["a", "b", "c"], hostvars, "x_port", 9100)
+    assert [item["targets"] for item in found] == [["10.1.0.1:9100"], ["10.0.0.2:9100"], ["c.lan:9200"]]
     assert found[1]["labels"] == {"host": "b"}
