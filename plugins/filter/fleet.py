@@ -34,11 +34,11 @@ class FilterModule:
         """Name of each filter and its function."""
         functions = (
             _gateway.gateway_clients,
-            _gateway.gateway_config_id,
             _gateway.gateway_listeners,
             _gateway.gateway_rate,
             _gateway.gateway_server_names,
             _gateway.gateway_users,
+            _model.config_id,
             _model.instances,
             _model.listen_address,
             _model.listeners,
@@ -46,6 +46,7 @@ class FilterModule:
             _model.manifest,
             _model.models_of,
             _model.scrape_targets,
+            _model.service_units,
             _model.upstreams,
             _model.url_host,
         )

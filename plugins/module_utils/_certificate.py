@@ -251,8 +251,7 @@ def ensure(path: str, name: str, names: list[str], days: int, renew_days: int, c
         ca, made_ca = _authority(directory)
         old = directory.read(name)
         reason = why_renew(old, ca, names, renew_days)
-        new = make_server(ca, names, days) if reason else old
-        assert new is not None
+        new = make_server(ca, names, days) if reason or old is None else old
         if reason:
             directory.write(name, new)
         closed = [directory.close_key(key) for key in ("ca", name) if os.path.exists(directory.file(f"{key}.key"))]

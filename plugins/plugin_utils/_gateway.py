@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -139,8 +138,3 @@ def gateway_rate(rate: Any) -> str:
     if not isinstance(rate, str) or not _RATE.fullmatch(rate):
         raise ModelError(f"ollama_gateway_rate is {rate!r}: give requests per second or minute, such as 10r/s or 30r/m")
     return rate
-
-
-def gateway_config_id(parts: Iterable[Any]) -> str:
-    """A short name for a configuration: 16 hex digits that change when any part of it does."""
-    return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]

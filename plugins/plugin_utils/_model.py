@@ -9,7 +9,9 @@ Each function takes plain inventory values and raises C(ModelError) with a sente
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -302,3 +304,19 @@ def scrape_targets(
         address = values.get("ollama_management_address") or reach(host, values)
         result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": {"host": host}})
     return result
+
+
+def config_id(parts: Iterable[Any]) -> str:
+    """A short name for a configuration: 16 hex digits that change when any part of it does."""
+    return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def service_units(fleet_instances: Iterable[Mapping[str, Any]], parts: list[Any]) -> list[dict[str, Any]]:
+    """The completed instances of a host, each with the id of the configuration that its unit is to run with.
+
+    The id covers C(parts), which all instances share (the release, the text of the unit), and the instance's environment and limits.
+    """
+    return [
+        {**item, "config_id": config_id([*parts, item["environment"], item["memory_max"], item["cpu_quota"], item["tasks_max"]])}
+        for item in fleet_instances
+    ]

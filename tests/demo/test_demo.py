@@ -15,7 +15,7 @@ from typing import Any, Iterator
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# ports of our own, so that a demo that runs on this machine is left alone... but for its containers: see the fixture
+# not the demo's usual ports, which something else may hold
 PORTS = {"GPUFLEET_GATEWAY_PORT": "18443", "GPUFLEET_PROMETHEUS_PORT": "19090"}
 HOSTS = ("gpufleet-gateway", "gpufleet-gpu1", "gpufleet-gpu2", "gpufleet-monitoring")
 
@@ -125,6 +125,7 @@ def test_missing_engine(tmp_path: Path) -> None:
     """No engine, and nothing to install one with: one sentence."""
     for name in ("bash", "env", "uname", "python3", "mkdir", "df", "awk", "cat", "sha256sum", "cut", "ln", "id", "dirname", "flock", "basename", "touch"):
         (tmp_path / name).symlink_to(shutil.which(name) or "/bin/false")
-    done = subprocess.run(["bash", "tests/rig/bootstrap", "demo"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    command = ["bash", "tests/rig/bootstrap", "demo"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "There is no Docker engine on this machine. This machine has no apt-get" in done.stderr

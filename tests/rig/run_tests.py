@@ -81,7 +81,8 @@ def step(name: str, command: list[str], cwd: Path = ROOT) -> bool:
         RESULTS.append(Result(name, seconds, counts["passed"], counts["failed"] + counts["error"], counts["skipped"]))
         print(f"{'ok    ' if code == 0 else 'FAILED'} {name:28} {seconds:6.1f} s  {'; '.join(closings).replace('=', '').strip()}", flush=True)
         if code:
-            print("\n".join(text.splitlines()[-120:]), flush=True)
+            lines = text.splitlines()
+            print("\n".join([line for line in lines[:-80] if line.startswith(("ERROR", "FATAL"))][:60] + lines[-80:]), flush=True)
             print(f"--- the whole log is {log.relative_to(ROOT)}", flush=True)
     return code == 0
 
@@ -113,7 +114,7 @@ def collection() -> None:
             return
         archive = next(Path(folder).glob("*.tar.gz"))
         # env: the installed copy alone, not the checkout
-        alone = ["env", f"ANSIBLE_COLLECTIONS_PATH={folder}"]
+        alone = ["env", "-u", "PYTHONPATH", f"ANSIBLE_COLLECTIONS_PATH={folder}"]
         if not step("collection install", [*alone, galaxy, "collection", "install", "--offline", "-p", folder, str(archive)]):
             return
         playbooks = sorted((Path(folder) / "ansible_collections/gpufleet/ollama/playbooks").glob("*.yml"))

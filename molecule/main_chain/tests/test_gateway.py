@@ -57,7 +57,7 @@ class Gateway:
         secret = ["-H", f"Authorization: Bearer {given}"] if given else []
         done = self.host.run(self.curl("-i", "--http1.1", *secret, *arguments, f"https://{self.name}{path}"))
         assert done.rc == 0, f"{path}: {done.stderr}\n{self.journal()}"
-        head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+        head, _blank, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
         lines = head.splitlines()
         headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines[1:]}
         return Answer(int(lines[0].split()[1]), body, headers)

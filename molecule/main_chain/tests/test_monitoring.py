@@ -65,7 +65,7 @@ def test_every_target_is_up(name: str) -> None:
         }
         return {target: found.get(target, ("missing", "")) for target in wanted | set(found)}
 
-    found = until(health, lambda answer: all(state == "up" for state, _ in answer.values()))
+    found = until(health, lambda answer: all(state == "up" for state, _labels in answer.values()))
     assert found == dict.fromkeys(wanted, ("up", ""))
 
 

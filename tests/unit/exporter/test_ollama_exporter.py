@@ -271,7 +271,7 @@ def test_answer_of_endless_size(ollama, monkeypatch) -> None:
 def test_counters_count_on_and_an_instance_comes_back(ollama) -> None:
     statuses = iter([500, 500, 200])
     registry = registry_of(a=ollama({"/api/version": lambda handler: handler.reply(b'{"version": "1.2.3"}', status=next(statuses))}))
-    assert [scrape(registry)["ollama_health_status{ollama_instance=a}"] for _ in range(2)] == [0, 0]
+    assert [scrape(registry)["ollama_health_status{ollama_instance=a}"] for _time in range(2)] == [0, 0]
     samples = scrape(registry)
     assert samples["ollama_health_status{ollama_instance=a}"] == 1
     assert samples["ollama_health_checks_total{ollama_instance=a,result=status}"] == 2
@@ -289,7 +289,7 @@ def test_hung_instances_are_asked_at_once(ollama) -> None:
 def test_no_pile_of_threads(ollama) -> None:
     before = {thread.name for thread in threading.enumerate()}
     registry = registry_of(timeout=0.2, a=ollama({"/api/version": drip_headers}))
-    for _ in range(3):
+    for _time in range(3):
         scrape(registry)
     new = [thread for thread in threading.enumerate() if thread.name not in before and "(run)" in thread.name]
     assert len(new) == 1
@@ -325,7 +325,7 @@ def test_program(ollama, tmp_path: Path, kind: str) -> None:
             socket.create_connection(("127.0.0.2", port), timeout=1)
     finally:
         process.terminate()
-        _, stderr = process.communicate(timeout=10)
+        _stdout, stderr = process.communicate(timeout=10)
     assert samples["ollama_health_status{ollama_instance=default}"] == (kind == "good")
     assert "Traceback" not in stderr
 
@@ -333,6 +333,6 @@ def test_program(ollama, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("config", ["{", "{}", '{"address": "192.0.2.1", "port": 9778, "timeout_seconds": 3, "instances": []}'])
 def test_program_that_cannot_start_says_why_in_a_line(tmp_path: Path, config: str) -> None:
     process = run_exporter(tmp_path, config)
-    _, stderr = process.communicate(timeout=10)
+    _stdout, stderr = process.communicate(timeout=10)
     assert process.returncode == 1
     assert len(stderr.splitlines()) == 1 and "cannot start" in stderr

@@ -121,11 +121,3 @@ def test_a_rate_is_what_nginx_takes() -> None:
     for wrong in ("10", 10, "0r/s", "10r/h", "10r/s;", "-1r/s"):
         with pytest.raises(ModelError, match="10r/s or 30r/m"):
             _gateway.gateway_rate(wrong)
-
-
-def test_the_id_changes_with_any_part_and_not_with_the_order_of_keys() -> None:
-    first = _gateway.gateway_config_id(["x", {"a": 1, "b": 2}])
-    assert len(first) == 16
-    assert first == _gateway.gateway_config_id(["x", {"b": 2, "a": 1}])
-    assert first != _gateway.gateway_config_id(["x", {"a": 1, "b": 3}])
-    assert first != _gateway.gateway_config_id(["y", {"a": 1, "b": 2}])

@@ -173,3 +173,21 @@ def test_scrape_targets() -> None:
     found = _model.scrape_targets(["a", "b", "c"], hostvars, "x_port", 9100)
     assert [item["targets"] for item in found] == [["10.1.0.1:9100"], ["10.0.0.2:9100"], ["c.lan:9200"]]
     assert found[1]["labels"] == {"host": "b"}
+
+
+def test_the_id_changes_with_any_part_and_not_with_the_order_of_keys() -> None:
+    first = _model.config_id(["x", {"a": 1, "b": 2}])
+    assert len(first) == 16
+    assert first == _model.config_id(["x", {"b": 2, "a": 1}])
+    assert first != _model.config_id(["x", {"a": 1, "b": 3}])
+    assert first != _model.config_id(["y", {"a": 1, "b": 2}])
+
+
+def test_service_units() -> None:
+    """The id changes with the shared parts, the environment and the limits, and with nothing else."""
+    def ids(parts: list[Any], **options: Any) -> str:
+        return _model.service_units([one(**options)], parts)[0]["config_id"]
+
+    base = ids(["0.34.4"])
+    assert base == ids(["0.34.4"], models=["a"])
+    assert len({base, ids(["0.34.5"]), ids(["0.34.4"], memory_max="1G"), ids(["0.34.4"], environment={"num_parallel": 2})}) == 4

@@ -1,0 +1,107 @@
+"""The Ollama hosts: what is installed, what runs and as whom, what listens, which models are there."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("ollama")
+UNIT = "ollama@default.service"
+
+
+def show(host: Any, name: str) -> str:
+    """A property of the unit."""
+    return host.check_output(f"systemctl show --value --property={name} {UNIT}")
+
+
+def journal(host: Any) -> str:
+    """The last lines of the unit, for the message of a failed test."""
+    return host.run(f"journalctl --no-pager -n 20 -u {UNIT}").stdout
+
+
+def address(host: Any) -> str:
+    """The private address that the instance is to listen on."""
+    return host.check_output("hostname -I").split()[0]
+
+
+def api(host: Any, path: str, body: str = "") -> Any:
+    """An answer of the instance."""
+    data = f" -d '{body}'" if body else ""
+    return json.loads(host.check_output(f"curl -fsS --max-time 30 http://{address(host)}:11434{path}{data}"))
+
+
+def test_service_runs_and_is_enabled(host: Any) -> None:
+    """The instance runs, now and at boot, with the wanted version."""
+    service = host.service(UNIT)
+    assert service.is_running, journal(host)
+    assert service.is_enabled
+    assert api(host, "/api/version")["version"] == "0.34.4"
+
+
+def test_process_is_not_root(host: Any) -> None:
+    """The process belongs to the system user, who cannot log in."""
+    pid = show(host, "MainPID")
+    assert host.check_output(f"stat -c %U /proc/{pid}") == "ollama"
+    user = host.user("ollama")
+    assert user.shell == "/usr/sbin/nologin"
+    assert {"render", "video"} <= set(user.groups)
+
+
+def test_listens_on_the_private_address_only(host: Any) -> None:
+    """One socket, on the host's own address."""
+    lines = host.check_output("ss -Hltn sport = :11434").splitlines()
+    assert [line.split()[3] for line in lines] == [f"{address(host)}:11434"]
+
+
+def test_unit_is_hardened(host: Any) -> None:
+    """systemd's own score is at most 2.0, and it has no complaint about the unit."""
+    overall = host.check_output(f"systemd-analyze security --no-pager {UNIT}").strip().splitlines()[-1]
+    assert float(overall.split(":")[1].split()[0]) <= 2.0, overall
+    complaints = host.run(f"systemd-analyze verify {UNIT}")
+    assert complaints.rc == 0 and "ollama" not in complaints.stderr, complaints.stderr
+
+
+def test_sandbox_is_real(host: Any) -> None:
+    """What the process sees: a read-only system, its own /tmp, no privileges, the limits."""
+    pid = show(host, "MainPID")
+    status = host.check_output(f"cat /proc/{pid}/status")
+    assert "NoNewPrivs:\t1" in status and "CapEff:\t0000000000000000" in status and "Seccomp:\t2" in status
+    mounts = [line.split() for line in host.check_output(f"cat /proc/{pid}/mounts").splitlines()]
+    options = {fields[1]: fields[3].split(",") for fields in mounts}
+    assert "ro" in options["/"] and "rw" in options["/var/lib/ollama"]
+    assert show(host, "LimitNOFILE") == "65535"
+    assert show(host, "LimitMEMLOCK") == "infinity"
+    assert show(host, "Restart") == "always"
+
+
+def test_program_belongs_to_root(host: Any) -> None:
+    """The service cannot change its own program or configuration."""
+    for path in ("/opt/ollama/0.34.4/bin/ollama", "/opt/ollama/0.34.4/lib/ollama", "/etc/ollama/default.env", f"/etc/systemd/system/{UNIT}.d"):
+        file = host.file(path)
+        assert (file.user, file.group) == ("root", "root"), path
+        assert not file.mode & 0o022, path
+    assert host.file("/etc/ollama/default.env").mode == 0o600
+    assert host.file("/opt/ollama/current").linked_to == "/opt/ollama/0.34.4"
+
+
+def test_key_is_the_hosts_own_secret(host: Any) -> None:
+    """The key pair is readable by the service only."""
+    key = host.file("/var/lib/ollama/.ollama/id_ed25519")
+    assert (key.user, key.mode) == ("ollama", 0o600)
+
+
+def test_models_of_the_manifest(host: Any) -> None:
+    """Exactly the manifest's models, under their full names; one of them answers."""
+    assert sorted(model["name"] for model in api(host, "/api/tags")["models"]) == ["all-minilm:latest", "smollm2:135m"]
+    answer = api(host, "/api/generate", '{"model": "smollm2:135m", "prompt": "hi", "stream": false}')
+    assert answer["done"] and answer["response"]
+
+
+@pytest.mark.parametrize("path", ["/etc/ollama", "/var/lib/ollama/models"])
+def test_nothing_is_world_writable(host: Any, path: str) -> None:
+    """No file that others may write."""
+    assert host.check_output(f"find {path} -perm /o+w -not -type l") == ""
