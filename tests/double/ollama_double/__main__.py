@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         try:
             return serve(environ)
         except env.StartError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            print(error if error.status == 2 else f"Error: {error}", file=sys.stderr)
             return error.status
     print(f"Error: this is a stand-in for Ollama, it only knows `serve` and `--version`, not {arguments}", file=sys.stderr)
     return 1

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from .exchange import ApiError, Exchange, take
-from .inference import Chat, Metrics, check_capabilities, find, loaded, resolve, say
+from .inference import Chat, Metrics, check_capabilities, find, is_cloud_refusal, loaded, resolve, say
 
 _ERROR_TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -22,7 +22,7 @@ def messages(exchange: Exchange) -> None:
     try:
         _messages(exchange)
     except ApiError as error:
-        if exchange.started:
+        if exchange.started or is_cloud_refusal(error):
             raise
         kind = _ERROR_TYPES.get(error.status, "api_error")
         content = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": _identity("req")}
@@ -30,7 +30,7 @@ def messages(exchange: Exchange) -> None:
 
 
 def _messages(exchange: Exchange) -> None:
-    body = exchange.json()
+    body = exchange.json("EOF")
     chat = Chat(
         model_name=take(body, "model", str, ""),
         messages=[{"role": message.get("role"), "content": _text(message.get("content"))} for message in take(body, "messages", list, [])],

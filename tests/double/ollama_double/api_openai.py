@@ -15,13 +15,13 @@ from .api_generate import embeddings_of
 from .api_store import list_models as list_entries
 from .api_store import show_model
 from .exchange import ApiError, Exchange, take
-from .inference import Chat, Metrics, check_capabilities, find, loaded, resolve, say
+from .inference import Chat, Metrics, check_capabilities, find, is_cloud_refusal, loaded, resolve, say
 from .names import parse
 
 _FINGERPRINT = "fp_ollama"
 
 
-def _errors(endpoint: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
+def openai_errors(endpoint: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
     """Errors in OpenAI's form."""
     @functools.wraps(endpoint)
     def wrapped(exchange: Exchange) -> None:
@@ -30,20 +30,22 @@ def _errors(endpoint: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
         except ApiError as error:
             if exchange.started:
                 raise
+            if is_cloud_refusal(error):
+                raise
             kind = {400: "invalid_request_error", 404: "not_found_error"}.get(error.status, "api_error")
             content = {"error": {"message": error.message, "type": kind, "param": None, "code": None}}
             exchange.send_json(content, error.status, "application/json")
     return wrapped
 
 
-@_errors
+@openai_errors
 def chat_completions(exchange: Exchange) -> None:
     """POST /v1/chat/completions"""
-    body = exchange.json()
+    body = exchange.json("EOF")
     given = take(body, "messages", list, [])
     if not given:
         raise ApiError(400, "[] is too short - 'messages'")
-    chat = _chat(body, [{"role": message.get("role"), "content": _text_of(message)} for message in given])
+    chat = _chat(body, [{"role": message.get("role"), "content": text_of(message)} for message in given])
     chat.tools = bool(take(body, "tools", list, []))
     wanted = take(body, "response_format", dict, {})
     chat.wanted_format = "json" if wanted.get("type") == "json_object" else (wanted.get("json_schema") or {}).get("schema")
@@ -63,10 +65,10 @@ def chat_completions(exchange: Exchange) -> None:
     _run(exchange, body, chat, name, (identity, "chat.completion.chunk", "chat.completion"), chunk, whole)
 
 
-@_errors
+@openai_errors
 def completions(exchange: Exchange) -> None:
     """POST /v1/completions"""
-    body = exchange.json()
+    body = exchange.json("EOF")
     prompt = take(body, "prompt", str, "")
     chat = _chat(body, [{"role": "user", "content": prompt}])
     chat.verb = "generate"
@@ -83,10 +85,10 @@ def completions(exchange: Exchange) -> None:
     _run(exchange, body, chat, name, (identity, "text_completion", "text_completion"), chunk, whole)
 
 
-@_errors
+@openai_errors
 def embeddings(exchange: Exchange) -> None:
     """POST /v1/embeddings"""
-    body = exchange.json()
+    body = exchange.json("EOF")
     encoding = take(body, "encoding_format", str, "")
     if encoding.lower() not in ("", "float", "base64"):
         raise ApiError(400, f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
@@ -106,14 +108,14 @@ def embeddings(exchange: Exchange) -> None:
     exchange.send_json({"object": "list", "data": data, "model": made["model"], "usage": usage}, 200, "application/json")
 
 
-@_errors
+@openai_errors
 def list_models(exchange: Exchange) -> None:
     """GET /v1/models; `data` is null when there are no models."""
     data = [_model(entry["name"], entry["modified_at"]) for entry in list_entries(exchange)]
     exchange.send_json({"object": "list", "data": data or None}, 200, "application/json")
 
 
-@_errors
+@openai_errors
 def one_model(exchange: Exchange) -> None:
     """GET /v1/models/<name>"""
     shown = show_model(exchange, {"name": exchange.parameter})
@@ -134,7 +136,7 @@ def _chat(body: dict[str, Any], messages: list[dict[str, Any]]) -> Chat:
     return Chat(take(body, "model", str, ""), messages, options=options, stream=take(body, "stream", bool, False))
 
 
-def _text_of(message: Any) -> str:
+def text_of(message: Any) -> str:
     """The text of a message, whose content may be a string or a list of parts."""
     if not isinstance(message, dict):
         raise ApiError(400, "json: cannot unmarshal into Go struct field ChatCompletionRequest.messages of type openai.Message")
@@ -142,7 +144,7 @@ def _text_of(message: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict) and part.get("type") == "text")
+        return "".join(part.get("text", "") for part in content if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"))
     if message.get("tool_calls"):
         return ""
     raise ApiError(400, "invalid message content type: <nil>")
@@ -157,6 +159,9 @@ def _run(
     model = find(exchange, name, ApiError(404, f"model '{chat.model_name}' not found"))
     check_capabilities(model, chat)
     with_usage = bool(take(body, "stream_options", dict, {}).get("include_usage"))
+    # In this one dialect every chunk has counts when the last one has them, all zero.
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    counted = {"usage": nothing} if with_usage and chunk_label == "text_completion" else {}
     created = int(time.time())
     metrics = Metrics()
 
@@ -172,7 +177,7 @@ def _run(
             tokens.append(token)
             reason = reply.reason
             if chat.stream:
-                exchange.event(made(chunk_label, chunk(token, None)))
+                exchange.event(made(chunk_label, chunk(token, None), **counted))
         usage = {
             "prompt_tokens": metrics.prompt_tokens,
             "completion_tokens": metrics.tokens,
@@ -181,7 +186,7 @@ def _run(
         if not chat.stream:
             exchange.send_json(made(whole_label, whole("".join(tokens), reason), usage=usage), 200, "application/json")
             return
-        exchange.event(made(chunk_label, chunk(None, reason)))
+        exchange.event(made(chunk_label, chunk(None, reason), **counted))
         if with_usage:
             exchange.event(made(chunk_label, [], usage=usage))
         exchange.event("[DONE]")

@@ -169,16 +169,14 @@ def push_model(exchange: Exchange) -> None:
     text = take(body, "model", str, "") or take(body, "name", str, "")
     if not text:
         raise ApiError(400, "model is required")
-    name = names.parse(text)
-    if not name.is_valid:
-        raise ApiError(500, "unqualified name")
-    name = exchange.app.store.existing(name)
+    name = exchange.app.store.existing(names.parse(text))
     progress(exchange, body, lambda tell: push(exchange.app.puller, name, take(body, "insecure", bool, False), tell))
 
 
 def progress(exchange: Exchange, body: dict[str, Any], work: Callable[[Callable[[dict[str, Any]], None]], None]) -> None:
     """Run long work: each status as a line, or with `stream: false` only the last one or the error."""
     stream = take(body, "stream", bool, True)
+    exchange.error_type = JSON.partition(";")[0]
     last: dict[str, Any] = {"status": ""}
     lock = threading.Lock()
 
@@ -196,12 +194,17 @@ def progress(exchange: Exchange, body: dict[str, Any], work: Callable[[Callable[
     except (TransferError, OSError, ValueError, http.client.HTTPException) as error:
         raise ApiError(500, str(error)) from error
     if not stream:
-        exchange.send_json(last, 200, JSON.partition(";")[0])
+        exchange.send_json(last, 200, exchange.error_type)
 
 
 def no_account(exchange: Exchange) -> None:
-    """POST /api/me and /api/signout: a stand-in has no account and nobody to ask."""
+    """POST /api/me: a stand-in has no account and nobody to ask."""
     raise ApiError(503, "account unavailable")
+
+
+def sign_out(exchange: Exchange) -> None:
+    """POST /api/signout"""
+    raise ApiError(500, "there was an error signing out")
 
 
 def recommendations(exchange: Exchange) -> None:
@@ -211,4 +214,5 @@ def recommendations(exchange: Exchange) -> None:
 
 def web(exchange: Exchange) -> None:
     """POST /api/experimental/web_search and web_fetch"""
+    exchange.json()
     refuse_cloud(exchange, f"{exchange.path.rpartition('/')[2].replace('_', ' ')} is unavailable")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -14,7 +13,7 @@ from .api_store import progress
 from .exchange import ApiError, Exchange, take
 from .gguf import MAGIC, GgufHead, NotGguf, read_head
 from .model import LAYER_TYPE, config_for, open_model
-from .store import InvalidDigest, Store
+from .store import InvalidDigest, Store, go_json
 
 Say = Callable[[dict[str, Any]], None]
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -79,7 +78,7 @@ class _Maker:
         for path, digest in sorted(take(self.body, "adapters", dict, {}).items()):
             layers.append({"mediaType": f"{LAYER_TYPE}adapter", **self._existing(digest), "from": path})
         layers = self._with_texts(layers)
-        digest, size, _new = self.store.add_blob([json.dumps(config, separators=(",", ":")).encode() + b"\n"])
+        digest, size, _new = self.store.add_blob([go_json(config)])
         for status in self.statuses:
             self.say({"status": status})
         self.say({"status": "writing manifest"})
@@ -119,10 +118,10 @@ class _Maker:
         if len(files) > 1:
             raise Refused("the stand-in for Ollama takes one GGUF file", 501)
         path, digest = next(iter(files.items()))
-        blob = self._blob(digest)
-        if not path.endswith(".gguf") and (not blob.exists() or blob.read_bytes()[:4] != MAGIC):
+        if not path.endswith(".gguf") and not self._is_gguf(digest):
             raise Refused("unknown type")
         self.say({"status": "parsing GGUF"})
+        blob = self._blob(digest)
         if not blob.exists():
             raise Refused(f"open {blob}: no such file or directory", 500)
         try:
@@ -131,6 +130,13 @@ class _Maker:
             raise Refused("supplied file was not in GGUF format") from error
         layer, config = self._rewritten(blob, head), config_for(head, self._wishes())
         return [layer], config
+
+    def _is_gguf(self, digest: str) -> bool:
+        try:
+            with self.store.blob_path(digest).open("rb") as stream:
+                return stream.read(4) == MAGIC
+        except (OSError, InvalidDigest):
+            return False
 
     def _quantisation(self, head: GgufHead) -> str:
         """The type that the request wants the weights in, or an empty string."""
@@ -165,10 +171,9 @@ class _Maker:
             if layer["mediaType"] == f"{LAYER_TYPE}params":
                 parameters = {**self.store.blob_json(layer["digest"]), **parameters}
         if parameters:
-            ordered = json.dumps(parameters, separators=(",", ":"), sort_keys=True).encode() + b"\n"
-            layers = self._replaced(layers, "params", ordered)
+            layers = self._replaced(layers, "params", go_json(dict(sorted(parameters.items()))))
         if given := take(self.body, "messages", list, []):
-            layers = self._replaced(layers, "messages", json.dumps(given, separators=(",", ":")).encode() + b"\n")
+            layers = self._replaced(layers, "messages", go_json(given))
         return layers
 
     def _replaced(self, layers: list[dict[str, Any]], kind: str, data: bytes) -> list[dict[str, Any]]:

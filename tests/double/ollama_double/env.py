@@ -158,7 +158,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     """Read the whole environment; StartError when the server cannot start with it."""
     home = environ.get("HOME", "")
     if not home:
-        raise StartError("$HOME is not defined")
+        raise StartError("panic: $HOME is not defined", 2)
     warnings: list[str] = []
 
     def uint(key: str, default: int) -> int:

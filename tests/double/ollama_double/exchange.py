@@ -37,6 +37,7 @@ class Exchange:
         self.path = path
         self.parameter = ""
         self.started = False
+        self.error_type = JSON
         self._chunked = False
         self._length = int(handler.headers.get("Content-Length") or 0)
         self._chunks = "chunked" in handler.headers.get("Transfer-Encoding", "").lower()
@@ -56,11 +57,11 @@ class Exchange:
         self._read = True
         return (self._chunks_of_body(), None) if self._chunks else (self.handler.rfile, self._length)
 
-    def json(self) -> dict[str, Any]:
-        """The body as an object; ApiError with Go's texts."""
+    def json(self, nothing: str = "missing request body") -> dict[str, Any]:
+        """The body as an object; ApiError with Go's texts, `nothing` being that for an empty body."""
         raw = self.body()
         if not raw.strip():
-            raise ApiError(400, "missing request body")
+            raise ApiError(400, nothing)
         return parse_object(raw)
 
     def drain(self) -> None:
@@ -75,9 +76,11 @@ class Exchange:
         """True when the client has closed the connection."""
         connection = self.handler.connection
         try:
-            readable, _writable, _failed = select.select([connection], [], [], 0)
-            return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
-        except OSError:
+            # poll, not select: under load there are more connections than select can name.
+            watch = select.poll()
+            watch.register(connection, select.POLLIN)
+            return bool(watch.poll(0)) and not connection.recv(1, socket.MSG_PEEK)
+        except (OSError, ValueError):
             return True
 
     # -- answer -------------------------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ class Exchange:
         if self.started:
             self.line({"error": error.message})
         else:
-            self.send_json({"error": error.message}, error.status)
+            self.send_json({"error": error.message}, error.status, self.error_type)
 
     def line(self, content: Any) -> None:
         """One line of an NDJSON stream, out at once."""
@@ -128,16 +131,21 @@ class Exchange:
     def _start(self, content_type: str) -> None:
         if self.started:
             return
-        self.started = self._chunked = True
+        self.started = True
         self.drain()
         handler = self.handler
         handler.send_response(200)
         handler.send_header("Content-Type", content_type)
-        handler.send_header("Transfer-Encoding", "chunked")
+        # A client of HTTP/1.0, which some proxies are, knows no chunks: for it the connection's end is the stream's.
+        self._chunked = handler.request_version != "HTTP/1.0"
+        if self._chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        else:
+            handler.close_connection = True
         handler.end_headers()
 
     def _chunk(self, data: bytes) -> None:
-        self._write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self._write(f"{len(data):x}\r\n".encode() + data + b"\r\n" if self._chunked else data)
 
     def _write(self, data: bytes) -> None:
         try:

@@ -32,6 +32,9 @@ _BLOCK = 32          # weights in a Q8_0 block,
 _BLOCK_BYTES = 34    # which is a half-precision scale and 32 signed bytes
 _SCALE = struct.pack("<e", 0.0005)
 _PIECE = 1 << 20
+# The vocabulary of the completion models: so many special tokens, 256 bytes, then a blank and the visible ASCII letters.
+_SPECIAL = 3
+_LETTERS = 95
 
 
 class NotGguf(ValueError):
@@ -40,11 +43,12 @@ class NotGguf(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """Name, type and shape of a tensor; the first dimension is the row."""
+    """Name, type and shape of a tensor; the first dimension is the row. So many rows at its start are zeros."""
 
     name: str
     kind: int
     shape: tuple[int, ...]
+    blank_rows: int = 0
 
     @property
     def size(self) -> int:
@@ -89,6 +93,8 @@ class GgufModel:
             blocks = length // _BLOCK_BYTES
             piece[0::_BLOCK_BYTES] = _SCALE[:1] * blocks
             piece[1::_BLOCK_BYTES] = _SCALE[1:] * blocks
+            blank = min(max(tensor.blank_rows * tensor.shape[0] // _BLOCK - start // _BLOCK_BYTES, 0), blocks)
+            piece[:blank * _BLOCK_BYTES] = (_SCALE + bytes(_BLOCK)) * blank
             yield bytes(piece)
 
 
@@ -104,14 +110,19 @@ def completion_model(name: str, size: int, seed: int, context_length: int, chat_
         ("llama.vocab_size", _UINT32, len(tokens)),
         ("tokenizer.ggml.model", _STRING, "llama"),
         ("tokenizer.ggml.tokens", _ARRAY, (_STRING, tokens)),
-        ("tokenizer.ggml.scores", _ARRAY, (_FLOAT32, [0.0] * 259 + [-float(rank) for rank in range(len(tokens) - 259)])),
-        ("tokenizer.ggml.token_type", _ARRAY, (_INT32, [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259))),
+        ("tokenizer.ggml.scores", _ARRAY, (_FLOAT32, [0.0] * (_SPECIAL + 256) + [-float(rank) for rank in range(_LETTERS)])),
+        ("tokenizer.ggml.token_type", _ARRAY, (_INT32, [2, 3, 3] + [6] * 256 + [1] * _LETTERS)),
         ("tokenizer.ggml.unknown_token_id", _UINT32, 0),
         ("tokenizer.ggml.bos_token_id", _UINT32, 1),
         ("tokenizer.ggml.eos_token_id", _UINT32, 2),
         ("tokenizer.chat_template", _STRING, chat_template),
     ]
-    tensors = [Tensor("token_embd.weight", _Q8_0, (width, len(tokens))), Tensor("output_norm.weight", _F32, (width,))]
+    # The table is used for the output, too. Special and byte tokens get zeros there, so that letters score higher: such a
+    # model neither stops at once nor says bytes that are no text.
+    tensors = [
+        Tensor("token_embd.weight", _Q8_0, (width, len(tokens)), blank_rows=_SPECIAL + 256),
+        Tensor("output_norm.weight", _F32, (width,)),
+    ]
     for layer in range(layers):
         block = f"blk.{layer}."
         tensors.append(Tensor(f"{block}attn_norm.weight", _F32, (width,)))
@@ -299,4 +310,11 @@ def _read_value(stream: BinaryIO, kind: int) -> Any:
         if count > 1 << 24:
             raise NotGguf("damaged GGUF file: an array is too long")
         return [_read_value(stream, inner) for _number in range(count)]
-    return _unpack(stream, _SCALARS[kind])
+    content = _unpack(stream, _SCALARS[kind])
+    return _shortest(content) if kind == _FLOAT32 else content
+
+
+def _shortest(number: float) -> float:
+    """A single-precision number with no more digits than it needs: 1e-05, not 9.999999747378752e-06."""
+    single = struct.pack("<f", number)
+    return next((short for digits in range(1, 9) if struct.pack("<f", short := float(f"{number:.{digits}g}")) == single), number)

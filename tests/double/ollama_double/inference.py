@@ -15,7 +15,8 @@ from .model import Model, open_model
 from .sched import Busy, Gave, Runner
 from .store import BadManifest
 
-CLOUD_INFERENCE = "remote inference is unavailable"
+_CLOUD_OFF = "ollama cloud is disabled"
+CLOUD_INFERENCE = "remote model is unavailable"
 CLOUD_DETAILS = "remote model details are unavailable"
 
 
@@ -78,8 +79,13 @@ def resolve(exchange: Exchange, text: str, empty: ApiError) -> names.Name:
 def refuse_cloud(exchange: Exchange, operation: str) -> None:
     """Cloud models: forbidden where the cloud is off, and otherwise beyond a stand-in."""
     if exchange.app.settings.cloud["disabled"]:
-        raise ApiError(403, f"ollama cloud is disabled: {operation}")
+        raise ApiError(403, f"{_CLOUD_OFF}: {operation}")
     raise ApiError(502, "the stand-in for Ollama has no cloud")
+
+
+def is_cloud_refusal(error: ApiError) -> bool:
+    """This refusal comes before any dialect is spoken, so it is in Ollama's own form in all of them."""
+    return error.message.startswith(_CLOUD_OFF)
 
 
 def find(exchange: Exchange, name: names.Name, missing: ApiError) -> Model:
@@ -92,9 +98,35 @@ def find(exchange: Exchange, name: names.Name, missing: ApiError) -> Model:
         raise ApiError(500, str(error)) from error
 
 
+_INTEGERS = {
+    "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict", "top_k", "repeat_last_n",
+}
+_NUMBERS = {"top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"}
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse options of a wrong type, numbers in quotes for example: with 500, as Ollama does. Unknown ones are ignored."""
+    for key, content in options.items():
+        number = isinstance(content, (int, float)) and not isinstance(content, bool)
+        wanted = ""
+        if content is None or (key in _INTEGERS | _NUMBERS and number):
+            continue
+        if key in _INTEGERS:
+            wanted = "integer"
+        elif key in _NUMBERS:
+            wanted = "float32"
+        elif key == "use_mmap" and not isinstance(content, bool):
+            wanted = "boolean"
+        elif key == "stop" and not isinstance(content, list):
+            wanted = "array"
+        if wanted:
+            raise ApiError(500, f'option "{key}" must be of type {wanted}')
+
+
 @contextlib.contextmanager
 def loaded(exchange: Exchange, model: Model, options: dict[str, Any], keep_alive: int | None) -> Iterator[Runner]:
     """The model in memory for the length of a request, or the error that the scheduler gives."""
+    check_options({**model.options, **options})
     try:
         with exchange.app.scheduler.lease(model, options, keep_alive, exchange.gone) as runner:
             yield runner

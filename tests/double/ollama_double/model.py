@@ -105,7 +105,7 @@ class Model:
             info = {key: content for key, content in self.head.metadata.items() if key not in hidden}
             if not verbose:
                 info = {
-                    key: [] if isinstance(content, list) and len(content) > _LONGEST_SHOWN_ARRAY else content
+                    key: None if isinstance(content, list) and len(content) > _LONGEST_SHOWN_ARRAY else content
                     for key, content in info.items()
                 }
             info["general.parameter_count"] = self.head.parameter_count
@@ -135,13 +135,13 @@ class Model:
             f"# FROM {self.name.display}",
             "",
             f"FROM {self.weights}",
-            f'TEMPLATE """{self.template}"""' if "\n" in self.template else f"TEMPLATE {self.template}",
+            f"TEMPLATE {_quoted(self.template)}",
         ]
         if system:
-            lines.append(f'SYSTEM """{system}"""' if "\n" in system else f"SYSTEM {system}")
-        lines += [f"PARAMETER {key} {item}" for key, item in self._parameters()]
-        lines += [f'LICENSE """{text}"""' for text in self.licenses]
-        lines += [f"MESSAGE {message.get('role')} {message.get('content')}" for message in self.messages]
+            lines.append(f"SYSTEM {_quoted(system)}")
+        lines += [f"PARAMETER {key} {_quoted(str(item))}" for key, item in self._parameters()]
+        lines += [f"LICENSE {_quoted(text)}" for text in self.licenses]
+        lines += [f"MESSAGE {message.get('role')} {_quoted(str(message.get('content')))}" for message in self.messages]
         return "\n".join(lines) + "\n"
 
     def _parameters(self) -> list[tuple[str, Any]]:
@@ -215,6 +215,13 @@ def _read_once(path: Path, _modified: int, _size: int) -> GgufHead | None:
         return read_head(path)
     except NotGguf:
         return None
+
+
+def _quoted(text: str) -> str:
+    """A text as a Modelfile holds it: quoted where it has to be, three times where it has quotes itself."""
+    if "\n" not in text and not text.startswith(" ") and not text.endswith(" "):
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def _shown(item: Any) -> str:

@@ -160,12 +160,17 @@ class Download:
         begin, end = part.offset + part.completed, part.offset + part.size
         with self.partial.open("r+b") as stream, self._range(url, begin, end) as answer:
             stream.seek(begin)
+            before = part.completed
             while part.completed < part.size:
                 if self.stop.is_set():
                     raise Cancelled
                 piece = answer.read1(min(_PIECE, part.size - part.completed))
                 if not piece:
-                    raise TransferError("unexpected EOF")
+                    if getattr(answer, "length", None):
+                        raise TransferError("unexpected EOF")
+                    # It ended as it said it would, before the range did: an error page. Nothing of it counts.
+                    part.completed = before
+                    raise TransferError("EOF")
                 stream.write(piece)
                 part.completed += len(piece)
 
@@ -297,10 +302,13 @@ def push(puller: Puller, name: Name, insecure: bool, say: Progress) -> None:
     """Push a model: the blobs that the registry lacks, then the manifest."""
     say({"status": "retrieving manifest"})
     try:
-        manifest = puller.store.manifest(name)
+        manifest = puller.store.manifest(name) if name.is_valid else None
     except (FileNotFoundError, BadManifest) as error:
         say({"status": "couldn't retrieve manifest"})
         raise TransferError(f"open {puller.store.manifests_dir / name.path}: no such file or directory") from error
+    if manifest is None:
+        say({"status": "couldn't retrieve manifest"})
+        raise TransferError(f"unqualified name: {name.full}")
     registry = puller.registry(name, insecure)
     for layer in manifest.all_layers:
         _push_blob(puller.store, registry, name, layer, say)

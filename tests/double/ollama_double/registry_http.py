@@ -54,7 +54,7 @@ class RegistryHandler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
-    def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+    def log_message(self, format: str, *args: Any) -> None:
         """Requests are counted and kept for /_double/stats; the terminal stays quiet."""
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:

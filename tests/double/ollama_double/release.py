@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import sys
 import tarfile
 import zipfile
@@ -73,12 +74,24 @@ def archive(architecture: str, baked: dict[str, Any]) -> bytes:
     return memory.getvalue()
 
 
+def put(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, so that nobody reads half of it; an identical one is left alone, with its time."""
+    if path.is_file() and path.read_bytes() == data:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def add_sum(directory: Path, name: str, digest: str) -> None:
     """Put a line `<hex>  ./<name>` into sha256sum.txt, in place of an older one for the same file."""
     path = directory / "sha256sum.txt"
     lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
     kept = [line for line in lines if line.split()[-1] != f"./{name}"]
-    path.write_text("\n".join(kept + [f"{digest}  ./{name}"]) + "\n", encoding="ascii")
+    put(path, ("\n".join(kept + [f"{digest}  ./{name}"]) + "\n").encode("ascii"))
 
 
 def build(arguments: argparse.Namespace) -> str:
@@ -94,7 +107,7 @@ def build(arguments: argparse.Namespace) -> str:
     if arguments.truncate:
         data = data[:len(data) // 2]
     name = f"ollama-linux-{arguments.arch}.tar.zst"
-    (directory / name).write_bytes(data)
+    put(directory / name, data)
     digest = hashlib.sha256(data).hexdigest()
     add_sum(directory, name, "0" * 64 if arguments.wrong_sum else digest)
     return f"{digest}  {directory / name} (stand-in, answers as {baked['version']}, {len(data)} bytes)"

@@ -32,7 +32,7 @@ def serve(environ: Mapping[str, str]) -> int:
     try:
         server = Server(App(settings))
     except OSError as error:
-        raise StartError(f"listen tcp {settings.host}:{settings.port}: {error.strerror or error}") from error
+        raise StartError(f"listen tcp {settings.host}:{settings.port}: bind: {_reason(error)}") from error
     _exit_on_signals(server)
     shown = " ".join(f"{key}:{text}" for key, text in sorted(environ.items()) if key.startswith(_LOGGED))
     log(f'msg="server config" env="map[{shown}]"')
@@ -43,7 +43,7 @@ def serve(environ: Mapping[str, str]) -> int:
         log(f'msg="{server.app.store.prune()}"')
         server.app.store.manifests_dir.stat()
     except OSError as error:
-        raise StartError(f"{error.strerror} ({error.filename}): ensure path elements are traversable") from error
+        raise StartError(f"mkdir {error.filename}: {_reason(error)}: ensure path elements are traversable") from error
     host, port = str(server.server_address[0]), server.server_address[1]
     log(f'msg="Listening on {f"[{host}]" if ":" in host else host}:{port} (version {settings.version})"')
     time.sleep(settings.start_seconds)
@@ -61,24 +61,28 @@ def make_key(path: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StartError(f"stat {path}: {error.strerror}") from error
+        raise StartError(f"stat {path}: {_reason(error)}") from error
     print(f"Couldn't find '{path}'. Generating new private key.", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StartError(f"could not create directory mkdir {path.parent}: {error.strerror}") from error
+        raise StartError(f"could not create directory mkdir {error.filename}: {_reason(error)}") from error
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(f"stand-in for an OpenSSH ed25519 key, good for nothing: {secrets.token_hex(32)}\n")
         path.with_name("id_ed25519.pub").write_text(f"ssh-ed25519 STAND-IN-{secrets.token_hex(8)}\n", encoding="ascii")
     except OSError as error:
-        raise StartError(f"open {path}: {error.strerror}") from error
+        raise StartError(f"open {path}: {_reason(error)}") from error
 
 
 def log(text: str, level: str = "INFO") -> None:
     """One line of the log, on standard error, in the form of Ollama's."""
     print(f"time={rfc3339(datetime.now().astimezone())} level={level} source=stand-in {text}", file=sys.stderr, flush=True)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _log_devices(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from . import api_generate, api_store
 from .api_anthropic import messages
 from .api_openai import chat_completions, completions, embeddings, list_models, one_model
+from .api_responses import responses
 from .create import create
 from .env import Settings
 from .exchange import TEXT, ApiError, ClientGone, Exchange
@@ -40,13 +42,14 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/api/embed": {"POST": api_generate.embed},
     "/api/embeddings": {"POST": api_generate.embeddings},
     "/api/me": {"POST": api_store.no_account},
-    "/api/signout": {"POST": api_store.no_account},
+    "/api/signout": {"POST": api_store.sign_out},
     "/api/experimental/model-recommendations": {"GET": api_store.recommendations},
     "/api/experimental/web_search": {"POST": api_store.web},
     "/api/experimental/web_fetch": {"POST": api_store.web},
     "/v1/chat/completions": {"POST": chat_completions},
     "/v1/completions": {"POST": completions},
     "/v1/embeddings": {"POST": embeddings},
+    "/v1/responses": {"POST": responses},
     "/v1/models": {"GET": list_models},
     "/v1/models/": {"GET": one_model},
     "/v1/messages": {"POST": messages},
@@ -126,6 +129,12 @@ class Handler(BaseHTTPRequestHandler):
             exchange.finish()
         except ClientGone:
             self.close_connection = True
+        except Exception:  # pylint: disable=broad-exception-caught
+            # A flaw of the stand-in: shown in its log, and as Ollama shows its own ones, a 500 with no body.
+            traceback.print_exc()
+            self.close_connection = True
+            if not exchange.started:
+                exchange.send(500, b"")
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
@@ -137,12 +146,12 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in self.cors.items():
             self.send_header(key, value)
 
-    def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+    def log_message(self, format: str, *args: Any) -> None:
         """The access log, in the form of Ollama's."""
         print(f'[GIN] {self.log_date_time_string()} | {args[1] if len(args) > 1 else ""} | {self.client_address[0]} | {self.command} "{self.path}"', flush=True)
 
     def _route(self, exchange: Exchange, path: str) -> None:
-        methods = ROUTES.get(path)
+        methods = ROUTES.get(path) if path == "/" or not path.endswith("/") else None
         if methods is None:
             base, _slash, exchange.parameter = path.rpartition("/")
             methods = ROUTES.get(f"{base}/") if base and exchange.parameter else None

@@ -167,7 +167,7 @@ class Store:
     def write_layers(self, name: Name, config: dict[str, Any], layers: list[dict[str, Any]]) -> Manifest:
         """Write a manifest that was made here: compact JSON with a newline at its end."""
         document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers}
-        return self.write_manifest(name, json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+        return self.write_manifest(name, go_json(document))
 
     def copy(self, source: Name, destination: Name) -> None:
         """Copy a manifest; the blobs are shared."""
@@ -243,6 +243,14 @@ class Store:
                 self._prune_directories(entry)
         if top != self.manifests_dir and not any(top.iterdir()):
             top.rmdir()
+
+
+def go_json(content: Any) -> bytes:
+    """JSON as Go's encoder writes it, newline included: the digest of what is made here is then that of the real one."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text.encode() + b"\n"
 
 
 def _pieces(source: BinaryIO | Iterable[bytes], length: int | None) -> Iterable[bytes]:

@@ -68,12 +68,12 @@ class _Plain(urllib.request.HTTPHandler):
 
 class _Secure(urllib.request.HTTPSHandler):
     def __init__(self, on_socket: OnSocket | None) -> None:
-        super().__init__(context=_trust())
+        super().__init__(context=trust())
         self.on_socket = on_socket
 
     def https_open(self, req: Any) -> Any:
         """Open with a watched connection."""
-        return self.do_open(_watched(http.client.HTTPSConnection, self.on_socket), req, context=_trust())
+        return self.do_open(_watched(http.client.HTTPSConnection, self.on_socket), req, context=trust())
 
 
 @dataclass
@@ -171,7 +171,7 @@ def open_url(
 
 
 @functools.lru_cache(maxsize=1)
-def _trust() -> ssl.SSLContext:
+def trust() -> ssl.SSLContext:
     """The system's trust store, read once: as with Go, a certificate that is added later needs a restart."""
     return ssl.create_default_context()
 
@@ -221,5 +221,7 @@ def _reason(url: str, error: Any) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"dial tcp {parts.hostname}:{port}: connect: connection refused"
     if isinstance(error, ssl.SSLError):
+        if "EOF" in str(error.reason):
+            return "EOF"
         return f"tls: {error.reason or error}"
     return f"dial tcp: {error}" if isinstance(error, OSError) else str(error)

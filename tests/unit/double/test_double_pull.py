@@ -6,11 +6,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import shutil
+import subprocess
 import threading
 import time
 
 import pytest
 from ollama_double import pull as pull_module
+from ollama_double import transfer
 
 MODEL = "library/smollm2:135m"
 
@@ -94,6 +97,26 @@ def test_without_insecure_it_is_https(start_registry, start_server):
     assert 'Get "https://' in error, "a scheme in the name changes nothing"
 
 
+def test_https_with_a_certificate_of_ones_own(start_registry, start_server, tmp_path, monkeypatch):
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("makes its certificate with openssl, which is not here")
+    pem = tmp_path / "cert.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=registry"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(pem) + ".key", "-out", str(pem)]
+    subprocess.run(command + names, check=True, capture_output=True, timeout=20)
+    registry, client = start_registry("--cert", str(pem), "--key", str(pem) + ".key"), start_server()
+    name = {"model": f"{registry.host}/{MODEL}", "insecure": False}
+    transfer.trust.cache_clear()
+    assert "tls: failed to verify certificate: x509: " in last_error(client.post("/api/pull", name))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    assert "x509" in last_error(client.post("/api/pull", name)), "the trust store is read once"
+    transfer.trust.cache_clear()
+    assert client.post("/api/pull", name)[1][-1] == {"status": "success"}
+    monkeypatch.undo()
+    transfer.trust.cache_clear()
+
+
 def test_nobody_listens(start_server):
     error = last_error(start_server().post("/api/pull", {"model": "127.0.0.1:1/library/m", "insecure": True}))
     assert error == 'pull model manifest: Get "http://127.0.0.1:1/v2/library/m/manifests/latest": dial tcp 127.0.0.1:1: connect: connection refused'
@@ -105,6 +128,18 @@ def test_a_cut_connection_is_resumed(start_registry, start_server):
     assert pull(client, registry)[1][-1] == {"status": "success"}
     ranges = [entry["range"] for entry in registry.get("/_double/stats")["log"] if entry["range"]]
     assert ranges[1].startswith("bytes=1000000-")
+
+
+def test_an_error_page_in_place_of_a_range_is_tried_again(start_registry, start_server):
+    registry, client = start_registry(), start_server()
+    fault(registry, fault="status", status=503, kind="blob_range", count=2)
+    assert pull(client, registry)[1][-1] == {"status": "success"}
+
+
+def test_expired_addresses_end_a_pull(start_registry, start_server):
+    registry, client = start_registry(), start_server()
+    fault(registry, fault="expire_seconds", seconds=-1)
+    assert last_error(pull(client, registry)) == "max retries exceeded: EOF"
 
 
 def test_a_server_that_ignores_ranges_ruins_a_resumed_part(start_registry, start_server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from datetime import datetime
@@ -198,6 +199,17 @@ def test_tokens_come_one_by_one_at_the_rate(pulled):
         times.append(time.monotonic())
     assert len(times) == 7
     assert 0.2 < times[5] - times[0] < 0.5
+
+
+def test_clients_of_http_1_0_get_a_stream_that_ends_with_the_connection(pulled):
+    client, model = pulled()
+    body = json.dumps({"model": model, "prompt": "hello", "options": {"num_predict": 2}}).encode()
+    with socket.create_connection(("127.0.0.1", int(client.host.rpartition(":")[2])), timeout=5) as connection:
+        connection.sendall(b"POST /api/generate HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _blank, stream = answer.partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert [json.loads(line)["done"] for line in stream.splitlines()] == [False, False, True]
 
 
 def test_a_client_that_leaves_frees_its_slot(pulled):

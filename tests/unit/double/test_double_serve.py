@@ -137,7 +137,7 @@ def test_cloud_switch(start_server):
     client = start_server(OLLAMA_NO_CLOUD="1")
     assert client.get("/api/status") == {"cloud": {"disabled": True, "source": "env"}}
     answer = client.post("/api/generate", {"model": "gpt-oss:120b-cloud", "prompt": "x"})
-    assert answer == (403, {"error": "ollama cloud is disabled: remote inference is unavailable"})
+    assert answer == (403, {"error": "ollama cloud is disabled: remote model is unavailable"})
 
 
 @pytest.mark.parametrize(("host", "status"), [
