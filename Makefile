@@ -14,9 +14,9 @@ demo:
 	@tests/rig/bootstrap demo
 	@.venv/bin/python tests/rig/demo.py up
 
+# plain Python and docker: nothing is installed only to remove things
 demo-down:
-	@tests/rig/bootstrap demo
-	@.venv/bin/python tests/rig/demo.py down $(if $(IMAGES),--images)
+	@$(or $(GPUFLEET_PYTHON),python3) tests/rig/demo.py down $(if $(IMAGES),--images)
 
 test:
 	@tests/rig/bootstrap test

@@ -4,7 +4,7 @@
 """A small certificate authority in a directory of the controller, and the server certificates that it issues.
 
 Layout: C(ca.key), C(ca.crt), and C(<name>.key), C(<name>.crt) of each server. Keys are EC P-256, mode 0600, in a
-directory of mode 0700.
+directory of mode 0700. An authority that was put there by hand may have another EC key, or an RSA key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_ERROR = None
@@ -132,12 +132,21 @@ def make_ca() -> Issued:
     return Issued(builder.sign(key, hashes.SHA256()), key)
 
 
+def _authority_key_identifier(ca: Issued) -> Any:
+    # an authority of another make may name its key by something else than the SHA-1 of it
+    try:
+        identifier = ca.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
 def make_server(ca: Issued, names: list[str], days: int) -> Issued:
     """A new server certificate with a new key; it does not outlive its authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         _build(names[0], ca.certificate.subject, key.public_key(), days, not_after(ca.certificate))
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False)
+        .add_extension(_authority_key_identifier(ca), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -178,7 +187,9 @@ class Directory:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            raise CertificateError(f"{self.file(name)}.crt or .key is no certificate or no key in PEM form: restore or remove both") from None
+            raise CertificateError(
+                f"{self.file(name)}.crt or .key is no certificate or no key in PEM form, or the key has a password: restore or remove both"
+            ) from None
         if _public_bytes(certificate.public_key()) != _public_bytes(key.public_key()):
             return None
         return Issued(certificate, key)
@@ -228,8 +239,14 @@ def why_renew(old: Issued | None, ca: Issued, names: list[str], renew_days: int)
 
 
 def _is_signed_by(certificate: Any, ca: Issued) -> bool:
+    # not verify_directly_issued_by: cryptography has it since 40 only, and Debian 12 has 38
+    key, algorithm = ca.key.public_key(), certificate.signature_hash_algorithm
+    if algorithm is None:
+        # an Ed25519 key signed it
+        return False
+    how = [padding.PKCS1v15(), algorithm] if isinstance(key, rsa.RSAPublicKey) else [ec.ECDSA(algorithm)]
     try:
-        ca.key.public_key().verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(certificate.signature_hash_algorithm))
+        key.verify(certificate.signature, certificate.tbs_certificate_bytes, *how)
     except InvalidSignature:
         return False
     return True
@@ -279,6 +296,8 @@ def _authority(directory: Directory) -> tuple[Issued, bool]:
         raise CertificateError(
             f"{directory.path} has no matching pair of ca.key and ca.crt: restore the missing one, or remove both and give every user the new ca.crt"
         )
+    if not isinstance(ca.key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
+        raise CertificateError(f"{directory.file('ca.key')} is neither an EC nor an RSA key: give an authority with one of them")
     if not_after(ca.certificate) <= now():
         raise CertificateError(f"{directory.file('ca.crt')} has expired: remove ca.crt and ca.key, and give every user the new ca.crt")
     return ca, False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import ipaddress
 import os
@@ -75,7 +76,7 @@ def listeners(proc: str = "/proc") -> list[Listener]:
 
 
 def is_active(unit: str) -> bool:
-    """True when systemd runs the unit."""
+    """True when systemd runs the unit, or any of a pattern."""
     return subprocess.run(["systemctl", "--quiet", "is-active", unit], check=False).returncode == 0
 
 
@@ -87,6 +88,6 @@ def clash(found: list[Listener], port: int, address: str, unit: str, option: str
     everywhere = ("", "0.0.0.0", "::")
     for listener in found:
         overlap = address in everywhere or listener.address in everywhere or listener.address == address
-        if listener.port == port and overlap and listener.unit != unit and (listener.pid or not is_active(unit)):
+        if listener.port == port and overlap and not fnmatch.fnmatchcase(listener.unit, unit) and (listener.pid or not is_active(unit)):
             holder = f"{listener.command or 'another process'} (pid {listener.pid or 'unknown'}, unit {listener.unit or 'none'})"
             yield f"port {port} is held by {holder}, so {unit} cannot have it: stop that process or set {option} to another port"

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -20,6 +21,11 @@ RECORD = ".release.json"
 # an unpacked release is about three times its archive (0.32: 1.4 GB and 3.9 GB)
 UNPACKED_FACTOR = 3.5
 CHUNK = 1 << 20
+TRIES = 3
+
+
+class BrokenOff(Exception):
+    """A download ended before its end."""
 
 
 class ReleaseError(Exception):
@@ -82,8 +88,11 @@ class Release:
     def install(self) -> None:
         """Download, verify and unpack; nothing that runs is touched. What a killed run left behind is removed first."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        os.makedirs(self.staging, mode=0o755)
+        # the service's user reads the release, whatever root's umask is
+        os.umask(0o022)
         try:
+            os.makedirs(self.staging, mode=0o755, exist_ok=True)
+            os.chmod(self.root, 0o755)
             tree = os.path.join(self.staging, "tree")
             os.mkdir(tree, 0o755)
             for number, archive in enumerate(self.archives):
@@ -103,19 +112,39 @@ class Release:
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def _download(self, archive: dict[str, str], path: str) -> None:
-        digest = hashlib.sha256()
-        with self._open(archive["url"], "GET") as response, open(path, "wb") as file:
+        """Download and verify. A download that breaks off or stalls is tried again; wrong bytes are not."""
+        url = archive["url"]
+        for attempt in range(1, TRIES + 1):
             try:
-                for chunk in iter(lambda: response.read(CHUNK), b""):
-                    digest.update(chunk)
-                    file.write(chunk)
-            except HTTPException as error:
-                raise ReleaseError(f"the download of {archive['url']} broke off: {error!r}. Run the play again") from None
-        if digest.hexdigest() != archive["sha256"]:
+                digest = self._fetch(url, path)
+                break
+            except BrokenOff as error:
+                if attempt == TRIES:
+                    raise ReleaseError(f"the download of {url} broke off {TRIES} times, at last with: {error}. Nothing was installed") from None
+                time.sleep(attempt)
+        if digest != archive["sha256"]:
             raise ReleaseError(
-                f"{archive['url']} is not the archive that was pinned: its SHA-256 is {digest.hexdigest()} and should be {archive['sha256']}. "
-                "Nothing was installed"
+                f"{url} is not the archive that was pinned: its SHA-256 is {digest} and should be {archive['sha256']}. Nothing was installed"
             )
+
+    def _fetch(self, url: str, path: str) -> str:
+        """One try. Returns the SHA-256."""
+        digest = hashlib.sha256()
+        with self._open(url, "GET") as response, open(path, "wb") as file:
+            size, done = int(response.headers.get("Content-Length") or 0), 0
+            while True:
+                try:
+                    chunk = response.read(CHUNK)
+                except (OSError, HTTPException) as error:
+                    raise BrokenOff(str(error) or repr(error)) from None
+                if not chunk:
+                    break
+                digest.update(chunk)
+                file.write(chunk)
+                done += len(chunk)
+        if size and done < size:
+            raise BrokenOff(f"{done} of {size} bytes came")
+        return digest.hexdigest()
 
     @staticmethod
     def _unpack(file: str, tree: str, url: str) -> None:

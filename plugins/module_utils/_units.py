@@ -3,16 +3,19 @@
 
 """Units of systemd that carry the id of their configuration in their environment.
 
-What a process runs with is read from the process itself, so a restart that was missed (a play that broke off, a change by hand)
-is seen by any later run, and check mode foresees restarts truthfully.
+What a process runs with is read from the process itself, so a restart that a broken-off play missed is seen by any later run, and
+check mode foresees restarts truthfully.
 """
 
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import NamedTuple
 
 VARIABLE = "GPUFLEET_CONFIG_ID"
+# a process shows its environment once it is past exec; a unit that ends within this time does not stay up
+SETTLE_SECONDS = 10.0
 
 
 class UnitError(Exception):
@@ -20,18 +23,24 @@ class UnitError(Exception):
 
 
 class UnitState(NamedTuple):
-    """A unit as it is: known to systemd, running (or on its way), enabled at boot, and the configuration id of its process."""
+    """A unit as it is.
+
+    Known to systemd, running (or on its way), enabled at boot, as systemd has read it (not changed on disk since), and the
+    configuration id of its process.
+    """
 
     known: bool
     running: bool
     enabled: bool
+    current: bool
     config_id: str
 
     def describe(self) -> str:
         """One line for a diff."""
         if not self.running:
             return "not running"
-        return f"running with configuration {self.config_id or '(unknown)'}" + ("" if self.enabled else ", not enabled at boot")
+        notes = ("" if self.enabled else ", not enabled at boot") + ("" if self.current else ", its files changed since")
+        return f"running with configuration {self.config_id or '(unknown)'}{notes}"
 
 
 def systemctl(*args: str) -> str:
@@ -55,29 +64,45 @@ def process_config_id(pid: str, proc: str = "/proc") -> str:
 
 def read(unit: str, proc: str = "/proc") -> UnitState:
     """The state of a unit."""
-    output = systemctl("show", "--property=LoadState,ActiveState,UnitFileState,MainPID", unit)
+    output = systemctl("show", "--property=LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload", unit)
     values = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     running = values.get("ActiveState") in ("active", "activating", "reloading")
     return UnitState(
         known=values.get("LoadState") == "loaded",
         running=running,
         enabled=values.get("UnitFileState") == "enabled",
+        current=values.get("NeedDaemonReload") != "yes",
         config_id=process_config_id(values.get("MainPID", "0"), proc) if running else "",
     )
 
 
-def ensure(unit: str, config_id: str, check: bool, proc: str = "/proc") -> tuple[UnitState, UnitState]:
-    """Make a unit run with this configuration, now and at boot. Returns the state before and after, foreseen in check mode."""
-    before = read(unit, proc)
-    after = UnitState(known=True, running=True, enabled=True, config_id=config_id)
+def ensure(unit: str, config_id: str, force: bool, check: bool, proc: str = "/proc") -> tuple[UnitState, UnitState]:
+    """Make a unit run with this configuration, now and at boot. Returns the state before and after, foreseen in check mode.
+
+    With C(force) it is restarted whatever its process says: its files were just put right after a change by hand.
+    """
+    before = read(unit, proc)._replace(current=False) if force else read(unit, proc)
+    after = UnitState(known=True, running=True, enabled=True, current=True, config_id=config_id)
     if before == after or check:
         return before, after
     systemctl("daemon-reload")
     if not before.enabled:
         systemctl("enable", unit)
-    if not before.running or before.config_id != config_id:
+    if not before.running or not before.current or before.config_id != config_id:
         # a unit that failed too often is not started before its count is reset
         if not before.running and before.known:
             systemctl("reset-failed", unit)
         systemctl("restart", unit)
+        _wait(unit, config_id, proc)
     return before, after
+
+
+def _wait(unit: str, config_id: str, proc: str) -> None:
+    """Wait until the process of a restarted unit shows the wanted id."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while (state := read(unit, proc)).config_id != config_id:
+        if time.monotonic() > until:
+            if not state.config_id:
+                raise UnitError(f"{unit} does not stay up: see journalctl -u {unit}")
+            raise UnitError(f"{unit} runs with the configuration {state.config_id} and not {config_id}: its files are not written yet (see the tags)")
+        time.sleep(0.1)

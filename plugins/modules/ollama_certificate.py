@@ -14,6 +14,7 @@ description:
     O(subject_alt_names), when the authority is another one, or when it does not belong to its key.
   - Meant to run on the controller, C(delegate_to=localhost) with C(become=false). Several hosts may run it at the same time.
   - Keys are EC P-256, in files of mode 0600. They are never part of a result or a diff.
+  - An authority of your own may be put in O(ca_dir) as C(ca.key) (PEM, EC or RSA, without a password) and C(ca.crt).
 requirements:
   - cryptography (a requirement of ansible-core itself)
 author:

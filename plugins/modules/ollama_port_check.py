@@ -36,7 +36,7 @@ options:
         type: str
         default: ""
       unit:
-        description: The systemd unit that may hold the port, for example V(ollama@default.service).
+        description: The systemd unit that may hold the port, or a pattern such as V(ollama@*.service).
         type: str
         required: true
       option:

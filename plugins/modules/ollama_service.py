@@ -30,6 +30,10 @@ options:
     description: Id of the configuration that it is to run with.
     type: str
     required: true
+  force:
+    description: Restart the unit whatever its process says. For files that were just put right after a change by hand.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -55,17 +59,21 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils import _units
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"unit": {"type": "str", "required": True}, "config_id": {"type": "str", "required": True}},
+        argument_spec={
+            "unit": {"type": "str", "required": True},
+            "config_id": {"type": "str", "required": True},
+            "force": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     unit = module.params["unit"]
     try:
-        before, after = _units.ensure(unit, module.params["config_id"], module.check_mode)
+        before, after = _units.ensure(unit, module.params["config_id"], module.params["force"], module.check_mode)
     except _units.UnitError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=before != after,
-        restarted=(before.running, before.config_id) != (after.running, after.config_id),
+        restarted=before._replace(enabled=True, known=True) != after,
         diff={"before": f"{unit} {before.describe()}\n", "after": f"{unit} {after.describe()}\n"},
     )
 

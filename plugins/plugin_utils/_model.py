@@ -165,6 +165,8 @@ def instances(raw: Iterable[Mapping[str, Any]], address: str, models_dir: str = 
     memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
     """
     result: list[dict[str, Any]] = []
+    if re.match(r"^/(home|root|run/user|tmp|var/tmp)(/|$)", models_dir):
+        raise ModelError(f"ollama_models_dir is {models_dir}, which the sandbox of the units hides: choose a directory such as /srv/ollama/models")
     for item in raw:
         name = item.get("name")
         if not isinstance(name, str) or not _INSTANCE_NAME.match(name):
@@ -212,7 +214,7 @@ def instances(raw: Iterable[Mapping[str, Any]], address: str, models_dir: str = 
 def listeners(fleet_instances: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the completed instances of a host listen on, in the form that module M(gpufleet.ollama.ollama_port_check) takes."""
     return [
-        {"port": item["port"], "address": item["address"], "unit": item["unit"], "option": f"the port of instance {item['name']} in ollama_instances"}
+        {"port": item["port"], "address": item["address"], "unit": "ollama@*.service", "option": f"the port of instance {item['name']} in ollama_instances"}
         for item in fleet_instances
     ]
 
@@ -268,19 +270,29 @@ def reach(host: str, hostvars: Mapping[str, Any]) -> str:
     return hostvars.get("ollama_address") or hostvars.get("ansible_host") or host
 
 
-def upstreams(
-    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], gateway: str, gateways: list[str]
-) -> list[dict[str, Any]]:
+def _reach_from_elsewhere(host: str, hostvars: Mapping[str, Any]) -> str:
+    """The same, for another host: loopback would be that host itself."""
+    address = reach(host, hostvars)
+    try:
+        loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        loopback = address == "localhost"
+    if loopback:
+        raise ModelError(f"the other hosts of the fleet cannot reach {host} by {address}: set ollama_address of {host} in the inventory")
+    return address
+
+
+def upstreams(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], gateway: str, own_address: str) -> list[dict[str, Any]]:
     """Every Ollama instance that a gateway balances over.
 
-    Args: C(hosts) of the Ollama group, the C(hostvars) of all, the name of this C(gateway) and of all C(gateways).
+    Args: C(hosts) of the Ollama group, the C(hostvars) of all, the name of this C(gateway), and the address that its own
+    instances listen on, if it has any.
     Returns dicts of host, instance, server (C(address:port) as nginx takes it), models.
     """
     result = []
     for host in hosts:
         values = hostvars[host]
-        local = host == gateway and gateways == [host] and not values.get("ollama_listen_address")
-        address = "127.0.0.1" if local else (values.get("ollama_listen_address") or reach(host, values))
+        address = own_address if host == gateway else (values.get("ollama_listen_address") or _reach_from_elsewhere(host, values))
         for item in instances(values.get("ollama_instances") or DEFAULT_INSTANCES, address):
             result.append({
                 "host": host,
@@ -292,16 +304,17 @@ def upstreams(
 
 
 def scrape_targets(
-    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], port_option: str, default_port: int
+    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], port_option: str, default_port: int, own_host: str, own_address: str
 ) -> list[dict[str, Any]]:
     """The hosts of one scrape job in Prometheus' file_sd form: a target each, labelled with the host's inventory name.
 
     The port is the host's C(port_option) in the inventory, or else C(default_port): another role's default is not to be seen.
+    Prometheus' own host is asked at C(own_address), the one its exporters listen on: its name may mean loopback there.
     """
     result = []
     for host in hosts:
         values = hostvars[host]
-        address = values.get("ollama_management_address") or reach(host, values)
+        address = own_address if host == own_host else (values.get("ollama_management_address") or _reach_from_elsewhere(host, values))
         result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": {"host": host}})
     return result
 

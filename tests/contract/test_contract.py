@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,14 @@ import role_docs  # noqa: E402
 
 ROLES = sorted(path for path in (ROOT / "roles").iterdir())
 MODULES = sorted(path for path in (ROOT / "plugins/modules").glob("*.py"))
-PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+SCENARIOS = sorted((ROOT / "molecule").glob("*/molecule.yml"))
+# what tools and the demo leave in a checkout
+LEFTOVERS = (
+    ".mypy_cache/3.13/cache.json", ".pytest_cache/README.md", "tests/unit/.pytest_cache/README.md", ".venv/pyvenv.cfg", ".ansible/tmp/file",
+    ".cache/releases/file",
+    "inventories/demo/.generated/api-key", "inventories/demo/group_vars/all/generated.yml", "tests/output/unit.log", "plugins/modules/__pycache__/a.pyc",
+    "__pycache__/b.txt", "tests/c.pyc", "gpufleet-ollama-0.0.1.tar.gz",
+)
 # the prefix of the options that several roles share
 SHARED_PREFIX = "ollama"
 
@@ -109,15 +119,43 @@ def test_role_meta(role: Path) -> None:
     assert dependencies == ([] if role.name == "common" else ["gpufleet.ollama.common"])
 
 
+def tasks_of(block: Any) -> list[dict[str, Any]]:
+    """Tasks, those within blocks too."""
+    found = []
+    for task in block or []:
+        found += [task, *(inner for part in ("block", "rescue", "always") for inner in tasks_of(task.get(part)))]
+    return found
+
+
+def roles_of(playbook: Path) -> set[str]:
+    """The roles that a playbook runs, with those of the playbooks that it imports."""
+    found: set[str] = set()
+    for play in load(playbook) or []:
+        imported = play.get("ansible.builtin.import_playbook")
+        if imported:
+            name = imported.removeprefix("gpufleet.ollama.")
+            found |= roles_of(playbook.parent / imported if name == imported else ROOT / f"playbooks/{name}.yml")
+        found |= {role["role"] if isinstance(role, dict) else role for role in play.get("roles", [])}
+        for task in tasks_of([task for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part) or []]):
+            found |= {task[action]["name"] for action in ("ansible.builtin.include_role", "ansible.builtin.import_role") if action in task}
+    return found
+
+
+def converge_of(scenario: Path) -> Path:
+    """The playbook that a scenario converges with: its own, or the shared one."""
+    for config in (load(scenario), load(ROOT / ".config/molecule/config.yml")):
+        name = config.get("provisioner", {}).get("playbooks", {}).get("converge")
+        if name:
+            return scenario.parent / str(name)
+    raise AssertionError(f"{scenario} has no converge playbook")
+
+
 @each_role
 def test_role_has_a_scenario(role: Path) -> None:
     """Every role is run by a playbook that a Molecule scenario converges with."""
-    converged = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "molecule").glob("*/*.yml"))
-    if f"gpufleet.ollama.{role.name}" in converged:
-        return
-    playbooks = [path for path in PLAYBOOKS if re.search(rf"role: gpufleet\.ollama\.{role.name}$", path.read_text(encoding="utf-8"), re.M)]
-    # site.yml imports preflight.yml
-    assert any(path.name in converged or path.name == "preflight.yml" for path in playbooks), f"no scenario runs {role.name}"
+    converged = {converge_of(scenario) for scenario in SCENARIOS}
+    assert all(playbook.is_file() for playbook in converged), converged
+    assert f"gpufleet.ollama.{role.name}" in set().union(*map(roles_of, converged)), f"no scenario runs {role.name}"
 
 
 @each_role
@@ -183,12 +221,58 @@ def test_filters_are_documented() -> None:
     assert names == {path.stem for path in (ROOT / "plugins/filter").glob("*.yml")}
 
 
+def files_of_git() -> list[str]:
+    """The files that git has or, when they are new, would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    git = shutil.which("git")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) if git else None
+    if done is None or done.returncode or not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout")
+    return sorted(name for name in set(done.stdout.split("\0")) if name and (ROOT / name).is_file())
+
+
 def test_the_collection_speaks_of_itself_only() -> None:
     """No path of a developer's machine, no open end in the code."""
-    for folder in ("roles", "plugins", "playbooks", "molecule", "tests", "inventories"):
-        for path in (ROOT / folder).rglob("*"):
-            if path.suffix not in (".py", ".yml", ".j2", ".lua", ".md") or path == Path(__file__) or "__pycache__" in path.parts:
-                continue
-            text = path.read_text(encoding="utf-8")
-            assert not re.search(r"\b(TODO|FIXME|XXX)\b", text), path
-            assert "/work/" not in text, path
+    # root's home is everybody's, and a path of one part is too short to tell
+    private = [path for path in (ROOT, Path.home()) if path != Path("/root") and len(path.parts) > 2]
+    here = re.compile("|".join(rf"(?<![\w.~-]){re.escape(str(path))}(?![\w.-])" for path in private) or r"(?!)")
+    # put together, so that this file does not hold what it looks for
+    open_end = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'X' * 3))})\b")
+    for name in files_of_git():
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for pattern in (here, open_end):
+            found = pattern.search(text)
+            assert not found, f"{name} holds {found[0]}"
+
+
+def archive_of(folder: Path, output: Path) -> set[str]:
+    """Build the collection in a folder; the names of the files in its archive."""
+    command = [str(Path(sys.executable).parent / "ansible-galaxy"), "collection", "build", "--force", "--output-path", str(output)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next(output.glob("*.tar.gz"))) as archive:
+        return {member.name for member in archive if not member.isdir()} - {"MANIFEST.json", "FILES.json"}
+
+
+def test_archive_holds_what_git_has(tmp_path: Path) -> None:
+    """No cache, no secret and no file that the demo made is in the archive built from this checkout."""
+    tracked = set(files_of_git())
+    archived = archive_of(ROOT, tmp_path)
+    assert archived - tracked == set()
+    assert {"README.md", "meta/runtime.yml", "playbooks/site.yml", "plugins/modules/ollama_release.py"} <= archived
+
+
+def test_build_ignore_leaves_leftovers_out(tmp_path: Path) -> None:
+    """The same for everything that tools and the demo may leave, whether it is here now or not."""
+    tracked = set(files_of_git())
+    copy = tmp_path / "copy"
+    for name in tracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    for name in LEFTOVERS:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text("left over\n", encoding="utf-8")
+    assert archive_of(copy, tmp_path / "archive") - tracked == set()

@@ -10,7 +10,7 @@ import hashlib
 import http.client
 import json
 import os
-import platform
+import shutil
 import socket
 import ssl
 import subprocess
@@ -35,6 +35,9 @@ FLEET = {
     "gpufleet-gpu2": "gpufleet-host:13",
     "gpufleet-monitoring": "gpufleet-host:13",
 }
+OLLAMA_HOSTS = ("gpufleet-gpu1", "gpufleet-gpu2")
+# what a host takes with the official release unpacked (CUDA's libraries are most of it) and the models; the whole fleet with the stand-in
+OFFICIAL_BYTES_PER_HOST, STANDIN_BYTES = 5 * 10**9, 2 * 10**9
 MODEL = "smollm2:135m"
 OFFICIAL = "https://github.com/ollama/ollama/releases/download"
 MIRROR_NAME = "releases.gpufleet.test"
@@ -43,6 +46,13 @@ MIRROR_NAME = "releases.gpufleet.test"
 def say(text: str = "") -> None:
     """Print at once, so that the order with the output of programs that we start is kept."""
     print(text, flush=True)
+
+
+def reason(error: Exception) -> str:
+    """What an error of the system says, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(getattr(error, "reason", "")) or str(error) or type(error).__name__
 
 
 def port(variable: str, default: int) -> int:
@@ -88,33 +98,102 @@ def default_version() -> tuple[str, dict[str, str]]:
     return version, table[version]
 
 
+def official_size(url: str) -> int | None:
+    """Bytes of the official archive (0: not said); None when it cannot be reached."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10) as response:
+            return int(response.headers.get("Content-Length") or 0)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+def require_space(needs: list[tuple[Path, int, str]], advice: str) -> None:
+    """Stop while the disks have room: (folder, bytes, what for). Folders on the same disk are added up."""
+    disks: dict[int, list[tuple[Path, int, str]]] = {}
+    for folder, size, what in needs:
+        if size:
+            disks.setdefault(folder.stat().st_dev, []).append((folder, size, what))
+    for parts in disks.values():
+        free, need = shutil.disk_usage(parts[0][0]).free, sum(size for _folder, size, _what in parts)
+        if free < need:
+            reasons = ", ".join(f"{size / 1e9:.1f} GB in {folder} for {what}" for folder, size, what in parts)
+            raise hosts.RigError(f"the disk is too full: {free / 1e9:.1f} GB are free and {need / 1e9:.1f} GB are needed ({reasons}); {advice}")
+
+
+def engine_needs(archive_size: int | None) -> list[tuple[Path, int, str]]:
+    """What the containers that do not run yet will take of the engine's disk; archive_size is the official archive's, None: the stand-in."""
+    root = Path(hosts.docker("info", "-f", "{{.DockerRootDir}}", check=False))
+    if not root.is_absolute() or not os.access(root.parent, os.X_OK) or not root.is_dir():
+        return []  # an engine elsewhere
+    if archive_size is None:
+        missing = [name for name in FLEET if not hosts.is_running(name)]
+        return [(root, STANDIN_BYTES * len(missing) // len(FLEET), "the hosts")]
+    missing = [name for name in OLLAMA_HOSTS if not hosts.is_running(name)]
+    copy = 0 if hosts.is_running(upstream.container(NETWORK)) else archive_size
+    return [(root, OFFICIAL_BYTES_PER_HOST * len(missing), "the Ollama hosts"), (root, copy, "the copy of the release that they install from")]
+
+
+def download(url: str, part: Path, name: str) -> None:
+    """Bring a file into the cache; what an interrupted download left is gone on from."""
+    done = part.stat().st_size if part.is_file() else 0
+    try:
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {}), timeout=60)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            # nothing is left to fetch, or what is there is too long: its checksum will tell
+            return
+        with response:
+            if done and (response.status != 206 or not (response.headers.get("Content-Range") or "").startswith(f"bytes {done}-")):
+                done = 0
+            total = done + int(response.headers.get("Content-Length") or 0)
+            shown = 0.0
+            with part.open("ab" if done else "wb") as file:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if time.monotonic() - shown > (0.5 if sys.stdout.isatty() else 15):
+                        shown = time.monotonic()
+                        say(f"  {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        why = "the connection ended" if done < total else ""
+    except (OSError, http.client.HTTPException) as error:
+        why = reason(error)
+    if why:
+        raise hosts.RigError(f"the download of {url} stopped after {done / 1e6:.1f} MB: {why}; make demo goes on from there")
+
+
 def official_archive(version: str, checksums: dict[str, str]) -> Path | None:
     """The official archive in the cache, downloaded once; None when it cannot be reached."""
-    name = f"ollama-linux-{upstream.ARCH[platform.machine()]}.tar.zst"
+    name = f"ollama-linux-{upstream.architecture()}.tar.zst"
+    url = f"{OFFICIAL}/v{version}/{name}"
     path = CACHE / "releases" / f"v{version}" / name
+    advice = "make room, choose another cache folder with GPUFLEET_CACHE, or set OLLAMA=standin, which needs less"
     if path.is_file():
+        require_space(engine_needs(path.stat().st_size), advice)
         return path
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{OFFICIAL}/v{version}/{name}", method="HEAD"), timeout=10):
-            pass
-    except (OSError, ValueError):
+    size = official_size(url)
+    if size is None:
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(f"{OFFICIAL}/v{version}/{name}", timeout=60) as response, part.open("wb") as file:
-        total, done, shown = int(response.headers.get("Content-Length") or 0), 0, 0.0
-        while chunk := response.read(1 << 20):
-            file.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if time.monotonic() - shown > (0.5 if sys.stdout.isatty() else 15):
-                shown = time.monotonic()
-                say(f"  {name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-    if digest.hexdigest() != checksums[name]:
-        part.unlink()
-        raise hosts.RigError(f"{OFFICIAL}/v{version}/{name} is not the pinned archive (SHA-256 {digest.hexdigest()}); nothing was installed")
-    part.rename(path)
+    # not beside the archive: the whole folder of the releases is served
+    part = CACHE / "partial" / f"v{version}-{name}"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with upstream.locked(part.with_suffix(".lock")):
+        if not path.is_file():
+            left = max(0, size - (part.stat().st_size if part.is_file() else 0))
+            require_space([(part.parent, left, "the download"), *engine_needs(size)], advice)
+            download(url, part, name)
+            with part.open("rb") as file:
+                digest = hashlib.sha256()
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+            if digest.hexdigest() != checksums[name]:
+                part.unlink()
+                raise hosts.RigError(
+                    f"{url} is not the pinned archive (SHA-256 {digest.hexdigest()}); it was removed and nothing was installed: make demo fetches it anew"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.rename(path)
     return path
 
 
@@ -130,8 +209,9 @@ def choose_release() -> tuple[str, Path, tuple[str, ...], dict[str, object]]:
         return "official", archive.parents[1], (MIRROR_NAME,), {"ollama_release_url": f"https://{MIRROR_NAME}/files"}
     why = "as OLLAMA=standin asks" if wanted else "since the official release cannot be reached from here"
     say(f"OLLAMA: the STAND-IN ({why}). It speaks Ollama's API and pulls models, but no model runs and its answers are canned.")
+    require_space(engine_needs(None), "make room")
     sums = {version: upstream.build_release(version)}
-    return "stand-in", ROOT / ".cache/releases", upstream.REGISTRY_NAMES + upstream.RELEASE_NAMES, {"ollama_checksums": sums}
+    return "stand-in", upstream.RELEASES, upstream.REGISTRY_NAMES + upstream.RELEASE_NAMES, {"ollama_checksums": sums}
 
 
 def write_generated(kind: str, variables: dict[str, object]) -> None:
@@ -163,9 +243,12 @@ class Gateway:
 
     def post(self, path: str, body: dict[str, object], key: str) -> http.client.HTTPResponse:
         """Send a request and return the open response."""
-        connection = http.client.HTTPSConnection("localhost", self.port, timeout=120, context=ssl.create_default_context(cafile=str(self.ca)))
-        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
-        return connection.getresponse()
+        try:
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=120, context=ssl.create_default_context(cafile=str(self.ca)))
+            connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise hosts.RigError(f"https://localhost:{self.port}{path} does not answer: {reason(error)}") from None
 
     def show_stream(self, path: str) -> None:
         """Ask for a streamed answer and print it as it comes."""
@@ -263,13 +346,20 @@ def up() -> None:
 
 
 def down(images: bool) -> None:
-    """Remove every trace of the fleet."""
-    hosts.remove([*FLEET, upstream.container(NETWORK)], NETWORK)
+    """Remove every trace of the fleet. Needs the docker command and Python's own library, nothing that make demo installs."""
+    if not shutil.which("docker"):
+        say("There is no Docker engine on this machine, so there is no fleet to remove.")
+        return
+    if not hosts.docker("info", "-f", "{{.ID}}", check=False):
+        raise hosts.RigError("the Docker engine does not answer, so nothing was removed: start it, then run make demo-down again")
+    names = [*FLEET, upstream.container(NETWORK)]
+    hosts.remove(names, NETWORK)
+    left = set(names) & set(hosts.docker("ps", "-a", "--format", "{{.Names}}").split())
+    if left:
+        raise hosts.RigError(f"the engine did not remove {', '.join(sorted(left))}: run make demo-down again")
     GENERATED.unlink(missing_ok=True)
-    for path in sorted(SECRETS.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
     if SECRETS.is_dir():
-        SECRETS.rmdir()
+        shutil.rmtree(SECRETS)
     if images:
         hosts.docker("image", "rm", *sorted(set(FLEET.values())), check=False)
     say("The demo's fleet is gone" + (", and its images." if images else ". IMAGES=1 make demo-down removes the images too."))
@@ -288,6 +378,9 @@ def main() -> int:
             down(args.images)
     except hosts.RigError as error:
         print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    except (OSError, http.client.HTTPException) as error:
+        print(f"ERROR: make {'demo' if args.action == 'up' else 'demo-down'} stopped: {reason(error)}; run it again when that is mended", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; make demo goes on where it was", file=sys.stderr)

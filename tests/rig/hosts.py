@@ -40,7 +40,10 @@ class RigError(RuntimeError):
 
 def docker(*args: str, check: bool = True) -> str:
     """Run a docker command and return its output."""
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise RigError("there is no docker command on this machine") from None
     if check and done.returncode:
         raise RigError(f"docker {' '.join(args[:3])} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()

@@ -9,13 +9,16 @@ usage: upstream.py NETWORK --version VERSION [--trust HOST ...]     prints the S
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import hosts
 
@@ -23,9 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 DOUBLE = ROOT / "tests/double"
 REGISTRY_NAMES = ("registry.ollama.ai",)
 RELEASE_NAMES = ("github.com",)
-CHECKSUMS = ROOT / ".cache/releases/checksums.json"
+RELEASES = ROOT / ".cache/releases"
+CHECKSUMS = RELEASES / "checksums.json"
 IMAGE = "gpufleet-host:12"
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+# a file above this is known by its size and time: an official release is 1.4 GB
+LARGE = 64 << 20
 
 # DIR is served; the certificate is made anew with each container
 SERVE = """
@@ -41,15 +47,55 @@ exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert
 TRUST = "cat >/usr/local/share/ca-certificates/upstream.crt && update-ca-certificates >/dev/null 2>&1"
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file: others who want it wait. Two scenarios run at the same time, and share the releases."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; an identical one is left alone."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def architecture() -> str:
+    """This machine's architecture, as releases name it."""
+    if platform.machine() not in ARCH:
+        raise hosts.RigError(f"there is no release of Ollama for this machine's processor, {platform.machine()}: use one of {', '.join(ARCH)}")
+    return ARCH[platform.machine()]
+
+
 def build_release(version: str, *options: str) -> dict[str, str]:
-    """Build the stand-in's archive of a version for this machine. Returns archive name -> SHA-256."""
-    out = ROOT / ".cache/releases" / f"v{version}"
-    out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ollama_double.release", "--version", version, "--arch", ARCH[platform.machine()], "--out", str(out), *options]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(DOUBLE)}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise hosts.RigError(f"the stand-in's release could not be built: {(done.stdout + done.stderr).strip()[-500:]}")
-    lines = (out / "sha256sum.txt").read_text(encoding="utf-8").split("\n")
+    """Build the stand-in's archive of a version for this machine, unless it is there. Returns archive name -> SHA-256."""
+    out = RELEASES / f"v{version}"
+    arch = architecture()
+    archive, sums = out / f"ollama-linux-{arch}.tar.zst", out / "sha256sum.txt"
+    command = [sys.executable, "-m", "ollama_double.release", "--version", version, "--arch", arch, "--out", str(out), *options]
+    stamp = RELEASES.with_name(f"releases-{out.name}.key")
+
+    def digest(*parts: bytes) -> str:
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def state(made_from: str) -> str:
+        return digest(made_from.encode(), *(path.read_bytes() if path.is_file() else b"" for path in (archive, sums)))
+
+    with locked(RELEASES.with_name("releases.lock")):
+        # read before the build: a source that is edited meanwhile makes the next run build again
+        made_from = digest(repr(command[3:]).encode(), *(path.read_bytes() for path in sorted((DOUBLE / "ollama_double").glob("*.py"))))
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != state(made_from):
+            out.mkdir(parents=True, exist_ok=True)
+            done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(DOUBLE)}, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise hosts.RigError(f"the stand-in's release could not be built: {(done.stdout + done.stderr).strip()[-500:]}")
+            write(stamp, state(made_from))
+        lines = sums.read_text(encoding="utf-8").split("\n")
     return {name.removeprefix("./"): digest for digest, name in (line.split() for line in lines if line)}
 
 
@@ -57,18 +103,11 @@ def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     """Start the stand-in on a network under the given names, serving the releases in a folder. Returns its certificate (PEM)."""
     name = container(network)
     hosts.ensure_network(network)
-    key = _key(files, names)
-    if not hosts.is_running(name) or hosts.docker("inspect", "-f", '{{index .Config.Labels "rig.key"}}', name) != key:
-        hosts.docker("rm", "-f", "-v", name, check=False)
-        aliases = [option for alias in names for option in ("--network-alias", alias)]
-        san = ",".join(f"DNS:{alias}" for alias in names)
-        hosts.docker(
-            "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--label", f"rig.key={key}",
-            "--init", "--restart", "always", "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
-        )
-        hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
-        hosts.docker("cp", str(files), f"{name}:/srv/files")
-        hosts.docker("start", name)
+    # nobody builds a release while it is copied
+    with locked(RELEASES.with_name("releases.lock")):
+        key = _key(files, names)
+        if not hosts.is_running(name) or hosts.docker("inspect", "-f", '{{index .Config.Labels "rig.key"}}', name) != key:
+            _start(name, network, files, names, key)
     wait = "until [ -s /srv/tls/cert.pem ] && (echo >/dev/tcp/127.0.0.1/443) 2>/dev/null; do sleep 0.2; done; cat /srv/tls/cert.pem"
     done = subprocess.run(["docker", "exec", name, "timeout", "30", "bash", "-c", wait], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -76,13 +115,31 @@ def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     return done.stdout
 
 
+def _start(name: str, network: str, files: Path, names: tuple[str, ...], key: str) -> None:
+    """Make the container anew."""
+    hosts.docker("rm", "-f", "-v", name, check=False)
+    aliases = [option for alias in names for option in ("--network-alias", alias)]
+    san = ",".join(f"DNS:{alias}" for alias in names)
+    hosts.docker(
+        "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--label", f"rig.key={key}",
+        "--init", "--restart", "always", "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
+    )
+    hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
+    hosts.docker("cp", str(files), f"{name}:/srv/files")
+    hosts.docker("start", name)
+
+
 def _key(files: Path, names: tuple[str, ...]) -> str:
     """What the container was made from; another key means another container."""
     digest = hashlib.sha256(repr(names).encode() + SERVE.encode())
-    for path in sorted([*DOUBLE.rglob("*.py"), *files.rglob("*")]):
-        if path.is_file():
-            # a release is 1.4 GB: its size and time will do
-            digest.update(path.read_bytes() if path.suffix == ".py" else f"{path} {path.stat().st_size} {path.stat().st_mtime}".encode())
+    for folder, paths in ((DOUBLE, DOUBLE.rglob("*.py")), (files, files.rglob("*"))):
+        for path in sorted(paths):
+            # checksums.json is for the scenarios, and hidden files are what a killed build left
+            if not path.is_file() or path == CHECKSUMS or path.name.startswith("."):
+                continue
+            status = path.stat()
+            content = f"{status.st_size} {status.st_mtime_ns}".encode() if status.st_size > LARGE else hashlib.sha256(path.read_bytes()).digest()
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + content)
     return digest.hexdigest()[:16]
 
 
@@ -107,14 +164,14 @@ def main() -> int:
     args = parser.parse_args()
     try:
         checksums = {args.version: build_release(args.version)}
-        certificate = up(args.network, ROOT / ".cache/releases", REGISTRY_NAMES + RELEASE_NAMES)
+        certificate = up(args.network, RELEASES, REGISTRY_NAMES + RELEASE_NAMES)
         for host in args.trust:
             trust(host, certificate)
     except hosts.RigError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     text = json.dumps(checksums)
-    CHECKSUMS.write_text(text, encoding="utf-8")
+    write(CHECKSUMS, text)
     print(text)
     return 0
 

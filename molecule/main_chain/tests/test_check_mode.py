@@ -44,7 +44,8 @@ def test_converged_fleet_shows_nothing() -> None:
 
 
 def test_drift_is_shown(drift: str) -> None:
-    """The one edited file, with its difference, and nothing else."""
+    """The one edited file with its difference, the restart that it needs, and nothing else."""
     output = plan()
-    assert {host: number for host, number in changes(output).items() if number} == {drift: 1}
+    assert {host: number for host, number in changes(output).items() if number} == {drift: 2}
     assert '-OLLAMA_DEBUG="1"' in output
+    assert re.search(r"^-ollama@default\.service running with configuration \w+, its files changed since$", output, re.M)

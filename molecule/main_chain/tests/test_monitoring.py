@@ -134,7 +134,7 @@ def test_unit_waits_for_its_address_at_boot(name: str, unit: str, port: int) -> 
 @pytest.mark.parametrize("name", OLLAMA)
 def test_hung_instance_is_a_metric(name: str) -> None:
     host = runner.get_host(name)
-    ask = "curl -sS --max-time 8 http://$(hostname -i):9778/metrics | grep ^ollama_health_status"
+    ask = "curl -sS --max-time 8 http://$(hostname -i):9778/metrics | grep '^ollama_health_status.*default'"
     unit = "ollama@default.service"
     assert host.run(f"systemctl kill --signal=STOP {unit}").rc == 0
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from typing import Any
 
 import pytest
+import testinfra
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("ollama")
@@ -105,3 +107,61 @@ def test_models_of_the_manifest(host: Any) -> None:
 def test_nothing_is_world_writable(host: Any, path: str) -> None:
     """No file that others may write."""
     assert host.check_output(f"find {path} -perm /o+w -not -type l") == ""
+
+
+@pytest.fixture(name="second")
+def host_with_two_instances() -> Any:
+    """The host that has a second instance."""
+    return testinfra.get_host("docker://main-gpu2")
+
+
+def test_second_instance(second: Any) -> None:
+    """An instance of its own: port, limits and environment, over the same store."""
+    unit = "ollama@team-a.service"
+    properties = second.check_output(f"systemctl show --property=MemoryMax,CPUQuotaPerSecUSec,MainPID {unit}").splitlines()
+    values = dict(line.split("=", 1) for line in properties)
+    assert (values["MemoryMax"], values["CPUQuotaPerSecUSec"]) == (str(512 << 20), "1.500000s")
+    environment = second.check_output(f"tr '\\0' '\\n' </proc/{values['MainPID']}/environ").splitlines()
+    assert {"OLLAMA_NUM_PARALLEL=2", "OLLAMA_KEEP_ALIVE=1h", "CUDA_VISIBLE_DEVICES=-1", "OLLAMA_NOPRUNE=1"} <= set(environment)
+    url = f"http://{address(second)}:11435/api/tags"
+    assert len(json.loads(second.check_output(f"curl -fsS {url}"))["models"]) == 2
+
+
+def test_memory_limit_is_real(second: Any) -> None:
+    """The kernel has the limit (its file differs between cgroup v1 and v2)."""
+    group = second.check_output("systemctl show --value --property=ControlGroup ollama@team-a.service")
+    files = f"/sys/fs/cgroup/memory{group}/memory.limit_in_bytes /sys/fs/cgroup{group}/memory.max"
+    assert str(512 << 20) in second.run(f"cat {files}").stdout.split()
+
+
+def test_requests_reach_every_instance(second: Any) -> None:
+    """The gateway balances over all instances: each of the three gets some of twelve at once."""
+    gateway = testinfra.get_host("docker://main-gateway")
+    key = "main-chain-test-key-0123456789abcdef"
+    request = (
+        "curl -s -o /dev/null --cacert /etc/gpufleet/gateway/tls/ca.crt -H 'Authorization: Bearer " + key + "' https://main-gateway/api/generate"
+        ' -d \'{"model": "smollm2:135m", "prompt": "hi"}\''
+    )
+    since = second.check_output("date +%s")
+    gateway.check_output(f"for n in $(seq 12); do {request} & done; wait")
+    first = testinfra.get_host("docker://main-gpu1")
+    for host, unit in ((first, UNIT), (second, UNIT), (second, "ollama@team-a.service")):
+        served = host.run(f"journalctl --no-pager --since @{since} -u {unit} | grep -c 'POST.*/api/generate'").stdout
+        assert int(served) >= 2, (unit, served)
+
+
+def test_a_missed_restart_is_made_up(second: Any) -> None:
+    """A process that runs with other settings than its files say is found, whatever the play remembers, and only it is restarted."""
+    def pids() -> list[str]:
+        return [second.check_output(f"systemctl show --value --property=MainPID {unit}") for unit in (UNIT, "ollama@team-a.service")]
+
+    environment = "/etc/ollama/team-a.env"
+    second.check_output(f"sed -i.kept 's/GPUFLEET_CONFIG_ID=.*/GPUFLEET_CONFIG_ID=older/' {environment} && systemctl restart ollama@team-a")
+    second.check_output(f"mv {environment}.kept {environment}")
+    before = pids()
+    project = os.environ["MOLECULE_PROJECT_DIRECTORY"]
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], f"{project}/molecule/shared/converge.yml", "--tags", "ollama", "-l", "main-gpu2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "changed=1 " in done.stdout, done.stdout[-3000:]
+    after = pids()
+    assert before[0] == after[0] and before[1] != after[1]

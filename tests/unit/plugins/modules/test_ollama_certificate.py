@@ -15,7 +15,9 @@ from typing import Any, Callable
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _certificate
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_certificate
@@ -124,6 +126,53 @@ def test_a_leaf_does_not_outlive_its_authority_nor_is_renewed_every_day(tmp_path
     result = ensure(tmp_path)
     assert _certificate.not_after(read(result["certificate_path"])) == _certificate.not_after(read(result["ca_path"]))
     assert not ensure(tmp_path)["changed"]
+
+
+def put_authority(directory: pathlib.Path, key: Any, algorithm: Any) -> None:
+    """An authority of an operator, whose key identifier is not the SHA-1 of its key."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example CA")])
+    now = _certificate.now()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=3650))
+        .add_extension(x509.SubjectKeyIdentifier(b"12345678"), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
+        .sign(key, algorithm)
+    )
+    (directory / "ca").mkdir(mode=0o700, exist_ok=True)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (directory / "ca" / "ca.key").write_bytes(private)
+    (directory / "ca" / "ca.crt").write_bytes(certificate.public_bytes(pem))
+
+
+def test_an_operators_own_authority_may_have_an_rsa_key(tmp_path: pathlib.Path) -> None:
+    ensure(tmp_path)
+    put_authority(tmp_path, rsa.generate_private_key(65537, 2048), hashes.SHA256())
+    result = ensure(tmp_path)
+    assert result["reason"] == "the authority is another one"
+    verify = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", result["ca_path"], result["certificate_path"]]
+    subprocess.run(verify, check=True, capture_output=True)
+    assert not ensure(tmp_path)["changed"]
+    # and one of the same name with another kind of key
+    put_authority(tmp_path, ec.generate_private_key(ec.SECP384R1()), hashes.SHA384())
+    assert ensure(tmp_path)["reason"] == "the authority is another one"
+    subprocess.run(verify, check=True, capture_output=True)
+    assert not ensure(tmp_path)["changed"]
+    put_authority(tmp_path, rsa.generate_private_key(65537, 2048), hashes.SHA256())
+    assert ensure(tmp_path)["reason"] == "the authority is another one"
+
+
+def test_an_authority_with_another_key_is_refused(tmp_path: pathlib.Path) -> None:
+    put_authority(tmp_path, ed25519.Ed25519PrivateKey.generate(), None)
+    with pytest.raises(_certificate.CertificateError, match="neither an EC nor an RSA key"):
+        ensure(tmp_path)
 
 
 def test_half_an_authority_is_not_replaced_silently(tmp_path: pathlib.Path) -> None:

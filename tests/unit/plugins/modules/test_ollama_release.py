@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not in
 class Releases:
     """Releases on a web server, and the module bound to them and to a root directory."""
 
-    def __init__(self, files: Path, root: Path, url: str, run_module: Callable[..., Any]) -> None:
-        self.files, self.root, self.url, self.run_module = files, root, url, run_module
+    def __init__(self, files: Path, root: Path, server: Any, run_module: Callable[..., Any]) -> None:
+        self.files, self.root, self.server, self.url, self.run_module = files, root, server, server.url, run_module
         self.sums: dict[str, str] = {}
 
     def build(self, version: str, *options: str) -> None:
@@ -48,7 +48,7 @@ def releases(tmp_path: Path, start_registry: Callable[..., Any], run_module: Cal
     """A server with version 1.0.0, nothing installed."""
     files = tmp_path / "files"
     files.mkdir()
-    found = Releases(files, tmp_path / "root/ollama", start_registry("--files", str(files)).url, run_module)
+    found = Releases(files, tmp_path / "root/ollama", start_registry("--files", str(files)), run_module)
     found.build("1.0.0")
     return found
 
@@ -113,6 +113,28 @@ def test_full_disk_stops_before_the_first_byte(releases: Releases, monkeypatch: 
     result = releases.install("1.0.0")
     assert result["failed"] and "is too full for Ollama 1.0.0" in result["msg"]
     assert not releases.root.exists()
+
+
+def test_broken_download_is_tried_again(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is cut once costs a try; one that is always cut is said to be that, and not a full disk or a wrong archive."""
+    monkeypatch.setattr(_release.time, "sleep", lambda seconds: None)
+    assert releases.server.ask("POST", "/_double/faults", {"fault": "cut_after_bytes", "bytes": 100, "kind": "file", "count": 1})[0] < 300
+    assert releases.install("1.0.0")["changed"]
+    releases.build("2.0.0")
+    assert releases.server.ask("POST", "/_double/faults", {"fault": "cut_after_bytes", "bytes": 100, "kind": "file"})[0] < 300
+    assert "broke off 3 times" in releases.install("2.0.0")["msg"]
+    assert releases.current() == "1.0.0"
+
+
+def test_umask_of_root_does_not_matter(releases: Releases) -> None:
+    """With a closed umask, as on hardened hosts, the service's user still reads the release."""
+    old = os.umask(0o077)
+    try:
+        assert releases.install("1.0.0")["changed"]
+    finally:
+        os.umask(old)
+    for path in (releases.root, releases.root / "1.0.0", releases.root / "1.0.0/lib/ollama", releases.root / "1.0.0/bin/ollama"):
+        assert path.stat().st_mode & 0o005 == 0o005, path
 
 
 def test_no_server(run_module: Callable[..., Any], tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _units
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_service
 
 # stand-in for systemctl: answers `show` from a file, and writes down what else it is asked to do
 SYSTEMCTL = """#!/bin/sh
 case $1 in
 show) cat "$STATE" ;;
-*) echo "$@" >>"$STATE.done"; [ ! -e "$STATE.broken" ] || { echo "Job failed" >&2; exit 1; } ;;
+*)
+    echo "$@" >>"$STATE.done"
+    [ ! -e "$STATE.broken" ] || { echo "Job failed" >&2; exit 1; }
+    [ "$1" != restart ] || [ ! -e "$STATE.next" ] || cp "$STATE.next" "$STATE"
+    ;;
 esac
 """
 
@@ -28,18 +33,19 @@ class Systemd:
         self.state = folder / "state"
         self.run_module = run_module
 
-    def set(self, load: str = "loaded", active: str = "active", enabled: str = "enabled", pid: int = 0) -> None:
-        """What `show` answers."""
-        self.state.write_text(f"LoadState={load}\nActiveState={active}\nUnitFileState={enabled}\nMainPID={pid}\n", encoding="utf-8")
+    def set(self, load: str = "loaded", active: str = "active", enabled: str = "enabled", pid: int = 0, reload: str = "no", suffix: str = "") -> None:
+        """What `show` answers; with the suffix .next, after a restart."""
+        values = {"LoadState": load, "ActiveState": active, "UnitFileState": enabled, "MainPID": pid, "NeedDaemonReload": reload}
+        Path(f"{self.state}{suffix}").write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
 
     def done(self) -> list[str]:
         """What systemctl was asked to do."""
         path = Path(f"{self.state}.done")
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    def run(self, config_id: str, check: bool = False) -> dict[str, Any]:
+    def run(self, config_id: str, check: bool = False, force: bool = False) -> dict[str, Any]:
         """Run the module for one unit."""
-        return self.run_module(ollama_service.main, check=check, unit="a.service", config_id=config_id)
+        return self.run_module(ollama_service.main, check=check, unit="a.service", config_id=config_id, force=force)
 
 
 @pytest.fixture
@@ -53,45 +59,77 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_module: Callabl
 
 
 @pytest.fixture
-def process() -> Iterator[int]:
-    """A process that was started with configuration one."""
-    code = "import sys; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "GPUFLEET_CONFIG_ID": "one"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as found:
-        assert found.stdout and found.stdout.readline()
-        yield found.pid
+def start() -> Iterator[Callable[[str], int]]:
+    """Start processes with a configuration id; the pid comes back."""
+    running = []
+
+    def start_one(config_id: str) -> int:
+        code = "import sys; print(flush=True); sys.stdin.read()"
+        process = subprocess.Popen(  # pylint: disable=consider-using-with
+            [sys.executable, "-c", code], env={**os.environ, "GPUFLEET_CONFIG_ID": config_id}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        running.append(process)
+        assert process.stdout and process.stdout.readline()
+        return process.pid
+
+    yield start_one
+    for process in running:
+        process.communicate()
 
 
-def test_nothing_to_do(systemd: Systemd, process: int) -> None:
+Start = Callable[[str], int]
+
+
+def test_nothing_to_do(systemd: Systemd, start: Start) -> None:
     """The process runs with what is wanted: systemd is left alone."""
-    systemd.set(pid=process)
+    systemd.set(pid=start("one"))
     result = systemd.run("one")
     assert not result["changed"] and not result["restarted"] and not systemd.done()
 
 
-def test_other_configuration(systemd: Systemd, process: int) -> None:
+def test_other_configuration(systemd: Systemd, start: Start) -> None:
     """The process runs with an older one, however that came: it is restarted, after the units were read anew."""
-    systemd.set(pid=process)
+    systemd.set(pid=start("one"))
+    systemd.set(pid=start("two"), suffix=".next")
     result = systemd.run("two")
     assert result["changed"] and result["restarted"]
     assert systemd.done() == ["daemon-reload", "restart a.service"]
     assert "one" in result["diff"]["before"] and "two" in result["diff"]["after"]
 
 
-def test_not_enabled(systemd: Systemd, process: int) -> None:
+@pytest.mark.parametrize(("reload", "force"), [("yes", False), ("no", True)], ids=["unit changed on disk", "files put right"])
+def test_files_changed_under_the_same_id(systemd: Systemd, start: Start, reload: str, force: bool) -> None:
+    """A change by hand leaves the id alone; the unit is restarted all the same."""
+    pid = start("one")
+    systemd.set(pid=pid, reload=reload)
+    systemd.set(pid=pid, suffix=".next")
+    assert systemd.run("one", force=force)["restarted"]
+    assert systemd.done() == ["daemon-reload", "restart a.service"]
+
+
+def test_not_enabled(systemd: Systemd, start: Start) -> None:
     """A unit that would not come up at boot is enabled, not restarted."""
-    systemd.set(enabled="disabled", pid=process)
+    systemd.set(enabled="disabled", pid=start("one"))
     result = systemd.run("one")
     assert result["changed"] and not result["restarted"]
     assert systemd.done() == ["daemon-reload", "enable a.service"]
 
 
-def test_failed_unit(systemd: Systemd) -> None:
+def test_failed_unit(systemd: Systemd, start: Start) -> None:
     """A unit that failed too often gets a new start."""
     systemd.set(active="failed")
+    systemd.set(pid=start("one"), suffix=".next")
     assert systemd.run("one")["restarted"]
     assert systemd.done() == ["daemon-reload", "reset-failed a.service", "restart a.service"]
+
+
+def test_restart_that_does_not_help(systemd: Systemd, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is what the process says, not what was hoped: old files, and a process that ends at once."""
+    monkeypatch.setattr(_units, "SETTLE_SECONDS", 0.2)
+    systemd.set(pid=start("old"))
+    assert "not written yet" in systemd.run("new")["msg"]
+    systemd.set(active="activating", pid=0, suffix=".next")
+    assert "does not stay up" in systemd.run("new")["msg"]
 
 
 def test_check_mode_on_a_bare_host(systemd: Systemd) -> None:

@@ -132,6 +132,13 @@ def test_refused_addresses(explicit: str, default_ipv4: str, message: str) -> No
         _model.management_address("h", explicit, default_ipv4)
 
 
+@pytest.mark.parametrize("path", ["/home/ollama/models", "/root/models", "/tmp/models"])
+def test_store_that_the_sandbox_hides(path: str) -> None:
+    """A store that the units could not see is refused."""
+    with pytest.raises(_model.ModelError, match="hides"):
+        _model.instances([{"name": "a"}], "10.0.0.5", path)
+
+
 def test_manifest() -> None:
     """Names are completed, and each is there once, whatever its case."""
     assert _model.manifest(["a", {"name": "b:1", "warm": True}]) == [{"name": "a:latest", "warm": False}, {"name": "b:1", "warm": True}]
@@ -160,18 +167,18 @@ def test_upstreams() -> None:
         "gpu3": {"ollama_listen_address": "fd00::3"},
         "gw": {},
     }
-    found = _model.upstreams(["gpu1", "gpu2", "gpu3", "gw"], hostvars, "gw", ["gw"])
+    found = _model.upstreams(["gpu1", "gpu2", "gpu3", "gw"], hostvars, "gw", "127.0.0.1")
     assert [item["server"] for item in found] == ["gpu1:11434", "10.0.0.2:11434", "10.0.0.2:11500", "[fd00::3]:11434", "127.0.0.1:11434"]
     assert found[2]["models"] == ["m"]
-    # with a second gateway the instance of the first must be reachable from it
-    assert _model.upstreams(["gw"], hostvars, "gw", ["gw", "gw2"])[0]["server"] == "gw:11434"
+    with pytest.raises(_model.ModelError, match="set ollama_address of gpu1"):
+        _model.upstreams(["gpu1"], {"gpu1": {"ansible_host": "127.0.0.1"}}, "gw", "")
 
 
 def test_scrape_targets() -> None:
     """The management address first, then what the host is reached by; the port that the inventory gives the host."""
-    hostvars = {"a": {"ollama_management_address": "10.1.0.1"}, "b": {"ansible_host": "10.0.0.2"}, "c": {"ollama_address": "c.lan", "x_port": 9200}}
-    found = _model.scrape_targets(["a", "b", "c"], hostvars, "x_port", 9100)
-    assert [item["targets"] for item in found] == [["10.1.0.1:9100"], ["10.0.0.2:9100"], ["c.lan:9200"]]
+    hostvars = {"a": {"ollama_management_address": "10.1.0.1"}, "b": {"ansible_host": "10.0.0.2"}, "c": {"ollama_address": "c.lan", "x_port": 9200}, "d": {}}
+    found = _model.scrape_targets(["a", "b", "c", "d"], hostvars, "x_port", 9100, "d", "10.1.0.4")
+    assert [item["targets"] for item in found] == [["10.1.0.1:9100"], ["10.0.0.2:9100"], ["c.lan:9200"], ["10.1.0.4:9100"]]
     assert found[1]["labels"] == {"host": "b"}
 
 
