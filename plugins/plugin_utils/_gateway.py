@@ -21,6 +21,7 @@ _CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _KEY = re.compile(r"[\x21-\x7e]{32,256}")
 # printable ASCII: a browser and curl would send the rest in different encodings
 _PASSWORD = re.compile(r"[\x20-\x7e]{16,256}")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _RATE = re.compile(r"[1-9]\d{0,5}r/[sm]")
 _SERVER_NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -109,28 +110,57 @@ def gateway_server_names(raw: Iterable[Any], host: str, hostvars: Mapping[str, A
     return result
 
 
-def gateway_listeners(addresses: Iterable[Any], port: int) -> list[dict[str, Any]]:
+def _port(value: Any) -> int:
+    # a number that comes from the command line is text
+    text = str(value)
+    if not _PORT.fullmatch(text) or int(text) > 65535:
+        raise ModelError(f"ollama_gateway_port is {value!r}: give a number from 1 to 65535")
+    return int(text)
+
+
+def _conflicts(text: str, port: int) -> tuple[str, str]:
+    """On Linux, listening on an address and on every address of its family exclude each other.
+
+    Returns two patterns: of the open sockets, as ss(8) writes them, and of the lines of nginx's configuration that keep nginx
+    from listening on the address C(text). (nginx itself merges a line for one address into one for every address.)
+    """
+    address = ipaddress.ip_address(text)
+    everywhere = r"\[::\]" if address.version == 6 else r"0\.0\.0\.0"
+    if address.is_unspecified:
+        family = r"\[.*\]" if address.version == 6 else r"[0-9.]+"
+        return f"^(?!{everywhere}:){family}:{port}$", "(?!)"
+    prefix = f"{everywhere}:" if address.version == 6 else rf"(\*:|{everywhere}:)?"
+    return f"^{everywhere}:{port}$", rf"(^|[\n{{}};])\s*listen\s+{prefix}{port}[\s;]"
+
+
+def gateway_listeners(addresses: Iterable[Any], port: Any) -> list[dict[str, Any]]:
     """The sockets that the gateway listens on; loopback is always one, since the role itself asks the gateway there.
 
-    Returns dicts of socket (C(address:port) as nginx takes it), check (a listener of the module ollama_port_check).
+    An address is left out when every address of its family is listened on.
+    Returns dicts of socket (C(address:port) as nginx takes it), open_conflict and config_conflict (patterns of the open sockets,
+    and of the lines of nginx's configuration, that exclude it), check (a listener of the module ollama_port_check).
     """
-    if not 0 < port < 65536:
-        raise ModelError(f"ollama_gateway_port is {port}: give a number from 1 to 65535")
+    port = _port(port)
     texts = []
     for text in addresses:
         try:
             texts.append(str(ipaddress.ip_address(text)))
         except ValueError:
             raise ModelError(f"ollama_gateway_listen_addresses has {text!r}: give IP addresses of the host") from None
-    if "0.0.0.0" not in texts:
-        texts.append("127.0.0.1")
-    return [
-        {
+    texts.append("127.0.0.1")
+    result = []
+    for text in dict.fromkeys(texts):
+        everywhere = "::" if ":" in text else "0.0.0.0"
+        if text != everywhere and everywhere in texts:
+            continue
+        open_conflict, config_conflict = _conflicts(text, port)
+        result.append({
             "socket": f"{url_host(text)}:{port}",
+            "open_conflict": open_conflict,
+            "config_conflict": config_conflict,
             "check": {"address": text, "port": port, "unit": "nginx.service", "option": "ollama_gateway_port"},
-        }
-        for text in dict.fromkeys(texts)
-    ]
+        })
+    return result
 
 
 def gateway_rate(rate: Any) -> str:

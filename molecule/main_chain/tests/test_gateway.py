@@ -80,6 +80,13 @@ def test_nginx_runs_now_and_at_boot(gateway: Gateway) -> None:
     assert not gateway.host.run("ss -Hltn 'sport = :80'").stdout
 
 
+def test_a_start_of_nginx_that_fails_is_tried_again(gateway: Gateway) -> None:
+    shown = gateway.host.check_output("systemctl show nginx --property=Restart,StartLimitIntervalUSec,Wants,After,NeedDaemonReload")
+    unit = dict(line.split("=", 1) for line in shown.splitlines())
+    assert (unit["Restart"], unit["StartLimitIntervalUSec"], unit["NeedDaemonReload"]) == ("on-failure", "0", "no"), unit
+    assert "network-online.target" in unit["Wants"] and {"network-online.target", "nss-lookup.target"} <= set(unit["After"].split()), unit
+
+
 def test_health_is_open_and_says_nothing_more(gateway: Gateway) -> None:
     answer = gateway.call("/health", key=None)
     assert (answer.status, json.loads(answer.body)) == (200, {"status": "ok"}), gateway.journal()

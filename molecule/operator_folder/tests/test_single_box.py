@@ -44,6 +44,17 @@ def test_answer_with_the_vaults_key(host: Any, secrets: dict[str, str]) -> None:
     assert ask(host, f"-u 'dashboard:{secrets['vault_dashboard_password']}'", url, f"-d '{body}'").endswith("200")
 
 
+def test_a_given_certificate_may_be_a_link(host: Any) -> None:
+    """As certbot keeps it in live/; the plan is enough, since the check is in it."""
+    host.check_output("mkdir -p /root/live && ln -sf /etc/gpufleet/gateway/tls/server.crt /etc/gpufleet/gateway/tls/server.key /root/live/")
+    given = [f"-eollama_gateway_tls_{name}_path=/root/live/server.{end}" for name, end in (("certificate", "crt"), ("key", "key"))]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(FLEET / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(FLEET / "collections")}
+    command = ["ansible-playbook", "site.yml", "-i", "prod", "--check", "--tags", "ollama_gateway", *given]
+    done = subprocess.run(command, cwd=FLEET, env=environment, capture_output=True, text=True, check=False)
+    host.check_output("rm -r /root/live")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_secrets_are_encrypted_in_the_folder(secrets: dict[str, str]) -> None:
     """No secret stands in clear text in the operator's folder, and git does not get what opens them."""
     for path in FLEET.rglob("*"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pytest
 
@@ -108,11 +109,51 @@ def test_loopback_is_always_listened_on() -> None:
 
     assert sockets("0.0.0.0") == ["0.0.0.0:443"]
     assert sockets("::", "0.0.0.0") == ["[::]:443", "0.0.0.0:443"]
+    assert sockets("::") == ["[::]:443", "127.0.0.1:443"]
     assert sockets("10.0.0.5") == ["10.0.0.5:443", "127.0.0.1:443"]
+    # nginx would bind both, and fail
+    assert sockets("10.0.0.5", "0.0.0.0", "fd00::5") == ["0.0.0.0:443", "[fd00::5]:443"]
     with pytest.raises(ModelError, match="'eth0'"):
         sockets("eth0")
-    with pytest.raises(ModelError, match="65535"):
-        _gateway.gateway_listeners([], 65536)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, "65536", "x", "", " 443", "4_43", "443\n", 443.0, True, None, "٤٤٣"])
+def test_what_is_no_port_is_refused(port: object) -> None:
+    with pytest.raises(ModelError, match="ollama_gateway_port is .*: give a number from 1 to 65535"):
+        _gateway.gateway_listeners([], port)
+
+
+def test_a_port_from_the_command_line_is_text() -> None:
+    assert _gateway.gateway_listeners(["fd00::5"], "8443") == _gateway.gateway_listeners(["fd00::5"], 8443)
+    assert _gateway.gateway_listeners([], "8443")[0]["check"]["port"] == 8443
+
+
+@pytest.mark.parametrize(
+    ("wanted", "conflicting", "other"),
+    [
+        ("10.0.0.5", ["0.0.0.0:443"], ["10.0.0.5:443", "10.0.0.6:443", "127.0.0.1:443", "[::]:443", "0.0.0.0:4430"]),
+        ("0.0.0.0", ["10.0.0.5:443", "127.0.0.1:443"], ["0.0.0.0:443", "[::]:443", "[fd00::5]:443", "10.0.0.5:8443"]),
+        ("fd00::5", ["[::]:443"], ["[fd00::5]:443", "[fd00::6]:443"]),
+        ("::", ["[fd00::5]:443", "[::1]:443"], ["[::]:443"]),
+    ],
+)
+def test_open_sockets_that_a_reload_cannot_replace(wanted: str, conflicting: list[str], other: list[str]) -> None:
+    pattern = _gateway.gateway_listeners([wanted], 443)[0]["open_conflict"]
+    assert [socket for socket in [*conflicting, *other] if re.search(pattern, socket)] == conflicting
+
+
+def test_lines_of_another_site_that_keep_the_gateway_from_an_address() -> None:
+    def found(wanted: str, line: str) -> bool:
+        # joined, as the role does
+        pattern = "|".join(listener["config_conflict"] for listener in _gateway.gateway_listeners([wanted], 443))
+        return re.search(pattern, f"server {{\n  {line}\n}}") is not None
+
+    for line in ("listen 443;", "listen *:443 ssl;", "listen 0.0.0.0:443 ssl;", "listen\t443 default_server;", "server_name x; listen 443;"):
+        # loopback is listened on too
+        assert found("10.0.0.5", line) and found("fd00::5", line) and not found("0.0.0.0", line)
+    assert found("fd00::5", "listen [::]:443 ssl;") and not found("::", "listen [::]:443 ssl;")
+    for line in ("listen 10.0.0.6:443;", "listen 4430;", "listen 80;", "listen 10.0.0.5:443 ssl;", "# listen 443;"):
+        assert not found("10.0.0.5", line)
 
 
 def test_a_rate_is_what_nginx_takes() -> None:
