@@ -13,7 +13,8 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "double"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests/double"), str(ROOT / ".venv/collections")]
 
 # pylint: disable=wrong-import-position
 from ollama_double import env, registry  # noqa: E402
@@ -26,6 +27,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
         self.host = url.partition("://")[2]
+        self.app: Any = None
 
     def ask(self, method: str, path: str, content: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         """Status and body; the body is JSON, a list of JSON lines, or bytes."""
@@ -82,7 +84,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         running.append(Server(app))
         threading.Thread(target=running[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         client = Client(f"http://127.0.0.1:{running[-1].server_address[1]}")
-        client.app = app  # type: ignore[attr-defined]
+        client.app = app
         return client
 
     yield start

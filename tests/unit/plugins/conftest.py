@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / ".venv/collections"))
-
-from ansible.module_utils.testing import patch_module_args  # noqa: E402  # pylint: disable=wrong-import-position
+from ansible.module_utils.testing import patch_module_args
 
 RunModule = Callable[..., dict[str, Any]]
 
