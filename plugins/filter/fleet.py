@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _gateway, _model
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _checksums, _gateway, _model, _rollout
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +33,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name of each filter and its function."""
         functions = (
+            _checksums.release_checksums,
             _gateway.gateway_clients,
             _gateway.gateway_listeners,
             _gateway.gateway_rate,
@@ -44,10 +45,15 @@ class FilterModule:
             _model.listeners,
             _model.management_address,
             _model.manifest,
-            _model.models_of,
+            _model.memory_warnings,
+            _model.mount_options,
+            _model.pulls,
             _model.scrape_targets,
             _model.service_units,
+            _model.store_writer,
             _model.upstreams,
             _model.url_host,
+            _rollout.release_report,
+            _rollout.rollout_instances,
         )
         return {function.__name__: _filter(function) for function in functions}

@@ -74,6 +74,22 @@ class OllamaClient:
                 return item
         return None
 
+    def show(self, name: str) -> dict[str, Any]:
+        """C(/api/show): capabilities, modelfile, details and more; what is empty is left out."""
+        return self._json("POST", "/api/show", {"model": name})
+
+    def ps(self) -> list[dict[str, Any]]:
+        """Items of C(/api/ps), the loaded models: name, digest, size and size_vram (bytes), expires_at and more."""
+        return self._json("GET", "/api/ps").get("models") or []
+
+    def generate(self, name: str, prompt: str, **more: Any) -> dict[str, Any]:
+        """One answer of C(/api/generate), not a stream. C(more) are further fields of the request, such as options."""
+        return self._json("POST", "/api/generate", {"model": name, "prompt": prompt, "stream": False, **more})
+
+    def embed(self, name: str, text: str, **more: Any) -> dict[str, Any]:
+        """The vector of a text, from C(/api/embed). C(more) are further fields of the request."""
+        return self._json("POST", "/api/embed", {"model": name, "input": text, **more})
+
     def delete(self, name: str) -> None:
         """Delete a model."""
         self._json("DELETE", "/api/delete", {"model": name})

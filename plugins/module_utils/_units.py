@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, gpufleet.ollama contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Units of systemd that carry the id of their configuration in their environment.
+"""Units of systemd that carry the id of their configuration, and of the release they run, in their environment.
 
 What a process runs with is read from the process itself, so a restart that a broken-off play missed is seen by any later run, and
 check mode foresees restarts truthfully.
@@ -13,7 +13,8 @@ import subprocess
 import time
 from typing import NamedTuple
 
-VARIABLE = "GPUFLEET_CONFIG_ID"
+CONFIG_VARIABLE = "GPUFLEET_CONFIG_ID"
+RELEASE_VARIABLE = "GPUFLEET_RELEASE_ID"
 # a process shows its environment once it is past exec; a unit that ends within this time does not stay up
 SETTLE_SECONDS = 10.0
 
@@ -25,8 +26,8 @@ class UnitError(Exception):
 class UnitState(NamedTuple):
     """A unit as it is.
 
-    Known to systemd, running (or on its way), enabled at boot, as systemd has read it (not changed on disk since), and the
-    configuration id of its process.
+    Known to systemd, running (or on its way), enabled at boot, as systemd has read it (not changed on disk since), and the ids of
+    the configuration and of the release that its process was started with (empty when it names none).
     """
 
     known: bool
@@ -34,13 +35,15 @@ class UnitState(NamedTuple):
     enabled: bool
     current: bool
     config_id: str
+    release_id: str = ""
 
     def describe(self) -> str:
         """One line for a diff."""
         if not self.running:
             return "not running"
         notes = ("" if self.enabled else ", not enabled at boot") + ("" if self.current else ", its files changed since")
-        return f"running with configuration {self.config_id or '(unknown)'}{notes}"
+        release = f", release {self.release_id}" if self.release_id else ""
+        return f"running with configuration {self.config_id or '(unknown)'}{release}{notes}"
 
 
 def systemctl(*args: str) -> str:
@@ -51,28 +54,34 @@ def systemctl(*args: str) -> str:
     return done.stdout
 
 
-def process_config_id(pid: str, proc: str = "/proc") -> str:
-    """The id in the environment of a process; nothing when the process is gone or has none."""
+def process_environment(pid: str, proc: str = "/proc") -> dict[str, str]:
+    """The environment that a process was started with; empty when the process is gone."""
     try:
         with open(f"{proc}/{pid}/environ", "rb") as file:
-            entries = file.read().split(b"\0")
+            entries = file.read().decode("utf-8", "replace").split("\0")
     except OSError:
-        return ""
-    prefix = f"{VARIABLE}=".encode()
-    return next((entry[len(prefix) :].decode() for entry in entries if entry.startswith(prefix)), "")
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """Properties of a unit."""
+    output = systemctl("show", f"--property={','.join(properties)}", unit)
+    return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
 def read(unit: str, proc: str = "/proc") -> UnitState:
     """The state of a unit."""
-    output = systemctl("show", "--property=LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload", unit)
-    values = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    values = show(unit, "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
     running = values.get("ActiveState") in ("active", "activating", "reloading")
+    environment = process_environment(values.get("MainPID", "0"), proc) if running else {}
     return UnitState(
         known=values.get("LoadState") == "loaded",
         running=running,
         enabled=values.get("UnitFileState") == "enabled",
         current=values.get("NeedDaemonReload") != "yes",
-        config_id=process_config_id(values.get("MainPID", "0"), proc) if running else "",
+        config_id=environment.get(CONFIG_VARIABLE, ""),
+        release_id=environment.get(RELEASE_VARIABLE, ""),
     )
 
 

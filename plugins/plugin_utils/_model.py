@@ -17,77 +17,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment import ModelError, environment, extra_environment, integer, suggestion
 
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
 
-# one Go duration (time.ParseDuration), or whole seconds, as OLLAMA_KEEP_ALIVE takes them (envconfig/config.go)
-_DURATION = re.compile(r"^-?(\d+|(\d+(\.\d+)?(ns|us|ms|s|m|h))+)$")
-_INSTANCE_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")
-_SIZE = re.compile(r"^\d+[KMGT]?$")
-_GPU = re.compile(r"^(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?$")
+_INSTANCE_OPTIONS = ("name", "port", "gpus", "models", "models_dir", "environment", "extra_environment", "memory_max", "cpu_quota", "tasks_max")
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_SIZE = re.compile(r"([0-9]+)([KMGT]?)")
+_SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_GPU = re.compile(r"(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?")
+# what splits, quotes or expands a path in a unit file
+_UNIT_UNSAFE = re.compile(r"[\s%\"'\\\x00-\x1f\x7f-\x9f]")
+# ProtectHome= and PrivateTmp= of the units
+_HIDDEN = re.compile(r"/(home|root|run/user|tmp|var/tmp)(/.*)?")
+# the first part by itself, the second with all that is in it
+_SYSTEM = re.compile(r"/(usr(/local|/share)?|var(/lib)?|opt(/ollama)?)?|/(etc|bin|sbin|lib|lib32|lib64|boot|dev|proc|sys|run)(/.*)?")
+_NETWORK_FILESYSTEMS = (
+    "afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs", "s3fs", "smb3", "smbfs", "sshfs"
+)
+_MOUNT_OPTIONS = ("src", "fstype", "opts", "writer")
 
-
-class ModelError(ValueError):
-    """The inventory says something that cannot be."""
-
-
-def _integer(key: str, value: Any, minimum: int) -> str:
-    try:
-        number = int(str(value))
-    except ValueError:
-        raise ModelError(f"{key} is {value!r}: give a whole number of at least {minimum}") from None
-    if isinstance(value, bool) or number < minimum:
-        raise ModelError(f"{key} is {value!r}: give a whole number of at least {minimum}")
-    return str(number)
-
-
-def _duration(key: str, value: Any) -> str:
-    text = str(value)
-    if isinstance(value, bool) or not _DURATION.match(text):
-        # Ollama would silently take 5m for it
-        raise ModelError(f"{key} is {value!r}: give a Go duration such as 30m or 24h, whole seconds, or -1 for ever")
-    return text
-
-
-def _boolean(key: str, value: Any) -> str:
-    if str(value).lower() in ("true", "1"):
-        return "1"
-    if str(value).lower() in ("false", "0"):
-        return "0"
-    # Ollama reads every other word, "no" and "off" too, as true
-    raise ModelError(f"{key} is {value!r}: give true or false")
-
-
-def _origins(key: str, value: Any) -> str:
-    entries = value.split(",") if isinstance(value, str) else list(value)
-    for entry in entries:
-        # an entry with no scheme and no *, or with two *, makes Ollama panic at start
-        if ("://" not in entry and "*" not in entry) or entry.count("*") > 1 or "," in entry:
-            raise ModelError(f"{key} has {entry!r}: give origins such as https://chat.example.org, with at most one * in each")
-    return ",".join(entries)
-
-
-def _cache_type(key: str, value: Any) -> str:
-    if value not in ("f16", "q8_0", "q4_0"):
-        raise ModelError(f"{key} is {value!r}: give f16, q8_0 or q4_0")
-    return str(value)
-
-
-# option of an instance's environment -> (variable, check). Meanings: docs of role ollama
-_ENVIRONMENT = {
-    "num_parallel": ("OLLAMA_NUM_PARALLEL", lambda k, v: _integer(k, v, 1)),
-    "max_loaded_models": ("OLLAMA_MAX_LOADED_MODELS", lambda k, v: _integer(k, v, 0)),
-    "max_queue": ("OLLAMA_MAX_QUEUE", lambda k, v: _integer(k, v, 1)),
-    "context_length": ("OLLAMA_CONTEXT_LENGTH", lambda k, v: _integer(k, v, 0)),
-    "keep_alive": ("OLLAMA_KEEP_ALIVE", _duration),
-    "load_timeout": ("OLLAMA_LOAD_TIMEOUT", _duration),
-    "flash_attention": ("OLLAMA_FLASH_ATTENTION", _boolean),
-    "kv_cache_type": ("OLLAMA_KV_CACHE_TYPE", _cache_type),
-    "debug": ("OLLAMA_DEBUG", _boolean),
-    "no_cloud": ("OLLAMA_NO_CLOUD", _boolean),
-    "origins": ("OLLAMA_ORIGINS", _origins),
-}
+_NVIDIA_CONTROLS = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+_NVIDIA_CLASSES = ("char-nvidia*", "char-nvidia-uvm", "char-nvidia-caps")
+_KV_BYTES_PER_TOKEN = 128 * 2**10
 
 
 def model_name(name: Any) -> str:
@@ -98,14 +51,18 @@ def model_name(name: Any) -> str:
         raise ModelError(str(error)) from None
 
 
-def manifest(models: Iterable[Any]) -> list[dict[str, Any]]:
+def manifest(models: Any) -> list[dict[str, Any]]:
     """C(ollama_models), checked: full names, each once.
 
     Source: an item is a name or a mapping with C(name) and options.
     """
+    if not isinstance(models, (list, tuple)):
+        raise ModelError(f"ollama_models is {models!r}: give a list of names, or of mappings with name")
     seen: dict[str, str] = {}
     result = []
     for item in models:
+        if not isinstance(item, (str, Mapping)):
+            raise ModelError(f"ollama_models has {item!r}: give a name in quotes, or a mapping with name")
         entry = {"name": item} if isinstance(item, str) else dict(item)
         if "name" not in entry:
             raise ModelError(f"ollama_models has an entry without a name: {entry!r}")
@@ -124,9 +81,14 @@ def listen_address(host: str, gateways: list[str], explicit: str | None, default
     Loopback when the host is its own and only gateway; else the given address; else the host's default IPv4 address,
     as long as it is a private one. Never all addresses: Ollama has no authentication of its own.
     """
+    own_gateway = gateways in ([], [host])
     if explicit:
-        return _checked_address("ollama_listen_address", host, explicit)
-    if gateways in ([], [host]):
+        address = _checked_address("ollama_listen_address", host, explicit)
+        if ipaddress.ip_address(address).is_loopback and not own_gateway:
+            others = ", ".join(gateway for gateway in gateways if gateway != host)
+            raise ModelError(f"ollama_listen_address of {host} is {address}, where {others} cannot reach it: give a private address, or leave it out")
+        return address
+    if own_gateway:
         return "127.0.0.1"
     return _private_address("ollama_listen_address", host, default_ipv4)
 
@@ -140,7 +102,8 @@ def management_address(host: str, explicit: str | None, default_ipv4: str | None
 
 def _checked_address(variable: str, host: str, text: str) -> str:
     try:
-        address = ipaddress.ip_address(text)
+        # a number would be taken for an address too
+        address = ipaddress.ip_address(str(text))
     except ValueError:
         raise ModelError(f"{variable} of {host} is {text!r}: give an IP address of the host") from None
     if address.is_unspecified:
@@ -156,59 +119,193 @@ def _private_address(variable: str, host: str, default_ipv4: str | None) -> str:
     return default_ipv4
 
 
-def instances(raw: Iterable[Mapping[str, Any]], address: str, models_dir: str = "") -> list[dict[str, Any]]:
+def instances(raw: Any, address: str, models_dir: str = "", store_writer: bool = True) -> list[dict[str, Any]]:
     """C(ollama_instances) of one host, checked and completed.
 
-    Args: what the inventory says, the C(address) that the host's instances listen on, and their store.
-    The first instance is the store's only writer; the others leave its pruning alone.
-    Returns dicts of name, port, address, url, unit, gpus, environment (variable -> text), models and the limits
-    memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
+    Args: what the inventory says, the C(address) that the host's instances listen on, the host's store (without it no store is
+    checked), and whether this host may write to it.
+    Instances with one store share it. The first of them is its only writer: a second one would remove what the first is pulling.
+    Returns dicts of name, port, address, url, unit, gpus, environment (variable -> text), models, models_dir, writer (bool) and the
+    limits memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
     """
+    if not isinstance(raw, (list, tuple)):
+        raise ModelError(f"ollama_instances is {raw!r}: give a list of mappings with name")
     result: list[dict[str, Any]] = []
-    if re.match(r"^/(home|root|run/user|tmp|var/tmp)(/|$)", models_dir):
-        raise ModelError(f"ollama_models_dir is {models_dir}, which the sandbox of the units hides: choose a directory such as /srv/ollama/models")
+    host_store = _store("ollama_models_dir", models_dir) if models_dir else ""
     for item in raw:
-        name = item.get("name")
-        if not isinstance(name, str) or not _INSTANCE_NAME.match(name):
-            raise ModelError(f"ollama_instances has the name {name!r}: give lower-case letters, digits and -, at most 32")
+        name = _instance_name(item)
         where = f"instance {name}:"
-        unknown = set(item) - {"name", "port", "gpus", "memory_max", "cpu_quota", "tasks_max", "environment", "models"}
-        if unknown:
-            raise ModelError(f"{where} unknown option {', '.join(sorted(unknown))}")
-        port = int(_integer(f"{where} port", item.get("port", DEFAULT_PORT), 1))
-        if port > 65535:
-            raise ModelError(f"{where} port is {port}: give a number up to 65535")
+        port = _port(where, item.get("port", DEFAULT_PORT))
         for other in result:
             if other["name"] == name:
                 raise ModelError(f"ollama_instances has two instances named {name}: rename one")
             if other["port"] == port:
                 raise ModelError(f"instances {other['name']} and {name} both have port {port}: give each its own")
-        memory_max = item.get("memory_max")
-        if memory_max is not None and not _SIZE.match(str(memory_max)):
-            raise ModelError(f"{where} memory_max is {memory_max!r}: give bytes, or a number with K, M, G or T such as 64G")
+        store = item.get("models_dir") or host_store
+        if host_store:
+            store = _store(f"{where} models_dir", store)
+        writer = not any(other["models_dir"] == store for other in result) and (store_writer or store != host_store)
+        gpus = _gpus(where, item.get("gpus", "all"))
+        # always with the port: Ollama would take 80 for a URL without one
+        variables = {"OLLAMA_HOST": f"{url_host(address)}:{port}", "OLLAMA_MODELS": store, "OLLAMA_NO_CLOUD": "1", **_visible_devices(gpus)}
         result.append({
             "name": name,
             "port": port,
             "address": address,
             "url": f"http://{url_host(address)}:{port}",
             "unit": f"ollama@{name}.service",
-            "gpus": (gpus := _gpus(where, item.get("gpus", "all"))),
-            "environment": {
-                "OLLAMA_HOST": f"{url_host(address)}:{port}",
-                "OLLAMA_MODELS": models_dir,
-                "OLLAMA_NO_CLOUD": "1",
-                **({"OLLAMA_NOPRUNE": "1"} if result else {}),
-                **_visible_devices(gpus),
-                **_environment(where, item.get("environment") or {}),
-            },
-            "models": item.get("models", "all"),
-            "memory_max": memory_max,
-            "cpu_quota": item.get("cpu_quota"),
-            "tasks_max": item.get("tasks_max"),
+            "gpus": gpus,
+            "environment": _variables(where, item, variables, store, writer),
+            "models": _served(where, item.get("models", "all")),
+            "models_dir": store,
+            "writer": writer,
+            **_limits(where, item),
         })
     if not result:
         raise ModelError("ollama_instances is empty: name at least one instance, or take the host out of the group")
+    if host_store:
+        _refuse_nested(host_store, result)
     return result
+
+
+def _instance_name(item: Any) -> str:
+    if not isinstance(item, Mapping):
+        raise ModelError(f"ollama_instances has {item!r}: give a mapping such as {{name: default}}")
+    name = item.get("name")
+    if not isinstance(name, str) or not _INSTANCE_NAME.fullmatch(name):
+        raise ModelError(f"ollama_instances has the name {name!r}: give lower-case letters, digits and -, at most 32")
+    for option in item:
+        if option not in _INSTANCE_OPTIONS:
+            known = ", ".join(_INSTANCE_OPTIONS)
+            raise ModelError(f"instance {name}: unknown option {option}{suggestion(option, _INSTANCE_OPTIONS)}: known are {known}")
+    return name
+
+
+def _port(where: str, value: Any) -> int:
+    port = integer(f"{where} port", value, 1)
+    if port > 65535:
+        raise ModelError(f"{where} port is {port}: give a number up to 65535")
+    if port < 1024:
+        raise ModelError(f"{where} port is {port}, which only root may open and the unit does not run as root: choose 1024 or above")
+    return port
+
+
+def _variables(where: str, item: Mapping[str, Any], derived: Mapping[str, str], store: str, writer: bool) -> dict[str, str]:
+    result = {**derived, **environment(where, item.get("environment"))}
+    if not writer:
+        if result.get("OLLAMA_NOPRUNE") == "0":
+            raise ModelError(
+                f"{where} environment.noprune is false, but the writer of {store} is another instance, whose pulls this one could remove: "
+                "take it out, or give the instance a models_dir of its own"
+            )
+        result["OLLAMA_NOPRUNE"] = "1"
+    return {**result, **extra_environment(where, item.get("extra_environment"), result)}
+
+
+def _limits(where: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    memory_max, cpu_quota, tasks_max = (item.get(option) for option in ("memory_max", "cpu_quota", "tasks_max"))
+    if memory_max is not None:
+        size = None if isinstance(memory_max, bool) else _SIZE.fullmatch(str(memory_max))
+        if not size or int(size[1]) == 0:
+            raise ModelError(f"{where} memory_max is {memory_max!r}: give bytes, or a number with K, M, G or T such as 64G")
+        memory_max = size[0]
+    return {
+        "memory_max": memory_max,
+        "cpu_quota": cpu_quota if cpu_quota is None else integer(f"{where} cpu_quota", cpu_quota, 1, ", in percent of one core"),
+        "tasks_max": tasks_max if tasks_max is None else integer(f"{where} tasks_max", tasks_max, 16, ", since with fewer threads the server dies at start"),
+    }
+
+
+def _served(where: str, value: Any) -> Any:
+    if value == "all":
+        return value
+    # a text would be taken for a list of letters
+    if not isinstance(value, (list, tuple)):
+        raise ModelError(f"{where} models is {value!r}: give all, or a list of names from ollama_models")
+    for name in value:
+        try:
+            model_name(name)
+        except ModelError as error:
+            raise ModelError(f"{where} models: {error}") from None
+    return value
+
+
+def _store(option: str, path: Any) -> str:
+    """The directory of a store, checked, in its shortest form."""
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ModelError(f"{option} is {path!r}: give an absolute path such as /srv/ollama/models")
+    if _UNIT_UNSAFE.search(path):
+        raise ModelError(f"{option} is {path!r}, which cannot stand in a unit file: choose a path without blanks, %, quotes and backslashes")
+    parts = [part for part in path.split("/") if part]
+    if "." in parts or ".." in parts:
+        raise ModelError(f"{option} is {path}: write the path without . and ..")
+    result = f"/{'/'.join(parts)}"
+    if _HIDDEN.fullmatch(result):
+        raise ModelError(f"{option} is {result}, which the sandbox of the units hides: choose a directory such as /srv/ollama/models")
+    if _SYSTEM.fullmatch(result):
+        raise ModelError(f"{option} is {result}, a directory of the system that would be given to Ollama: choose one such as /srv/ollama/models")
+    return result
+
+
+def _refuse_nested(host_store: str, fleet_instances: list[dict[str, Any]]) -> None:
+    """Whoever empties, mounts or copies the outer of two nested stores does it to the inner one too."""
+    options = {f"instance {item['name']}: models_dir": item["models_dir"] for item in fleet_instances if item["models_dir"] != host_store}
+    options["ollama_models_dir"] = host_store
+    for option, inner in options.items():
+        for other, outer in options.items():
+            if inner.startswith(f"{outer}/"):
+                raise ModelError(f"{option} is {inner}, inside {outer} ({other}): give each store a directory outside the other")
+
+
+def _mount(mount: Any) -> dict[str, str]:
+    """C(ollama_models_mount) with all its options, checked; not empty."""
+    if not isinstance(mount, Mapping):
+        raise ModelError(f"ollama_models_mount is {mount!r}: give a mapping with src and fstype")
+    for option in mount:
+        if option not in _MOUNT_OPTIONS:
+            raise ModelError(f"ollama_models_mount has the unknown option {option}{suggestion(option, _MOUNT_OPTIONS)}: known are {', '.join(_MOUNT_OPTIONS)}")
+    result = {"opts": "defaults", **mount, "writer": mount.get("writer") or ""}
+    for option in ("src", "fstype", "opts"):
+        value = result.get(option)
+        if not isinstance(value, str) or not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", value):
+            # a blank would begin the next column of /etc/fstab
+            raise ModelError(f"ollama_models_mount: {option} is {value!r}: give text without blanks, as in /etc/fstab")
+    if "ro" in result["opts"].split(","):
+        raise ModelError("ollama_models_mount has ro in opts, so that no host could pull: leave it out, the hosts that only read get it by themselves")
+    return result
+
+
+def _is_network(mount: Mapping[str, str]) -> bool:
+    return mount["fstype"].removeprefix("fuse.") in _NETWORK_FILESYSTEMS
+
+
+def store_writer(host: str, mount: Any, hosts: Iterable[str]) -> bool:
+    """Whether a host may write to its store, C(ollama_models_dir).
+
+    Args: the C(host), C(ollama_models_mount) of it (empty: no mount, the store is the host's own), and the C(hosts) of the Ollama group.
+    Ollama has no locks on a store, so a filesystem that several hosts mount needs exactly one of them as its writer.
+    """
+    if not mount:
+        return True
+    checked = _mount(mount)
+    writer = checked["writer"]
+    if not writer and _is_network(checked):
+        raise ModelError(
+            f"ollama_models_mount has {checked['fstype']} and no writer, and two hosts that write to one store destroy each other's pulls: "
+            "set writer to the inventory name of the only host that pulls"
+        )
+    if writer and writer not in hosts:
+        hint = suggestion(writer, hosts)
+        raise ModelError(f"ollama_models_mount has the writer {writer!r}, which is no host of the group ollama{hint}: give an inventory name")
+    return writer in ("", host)
+
+
+def mount_options(mount: Any, is_writer: bool) -> str:
+    """The options that C(ollama_models_mount) is mounted with: C(_netdev) for a network filesystem, C(ro) on a host that only reads."""
+    checked = _mount(mount)
+    options = [option for option in checked["opts"].split(",") if is_writer or option != "rw"]
+    added = ["_netdev"] if _is_network(checked) else []
+    return ",".join(dict.fromkeys([*options, *added, *([] if is_writer else ["ro"])]))
 
 
 def listeners(fleet_instances: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -219,27 +316,42 @@ def listeners(fleet_instances: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     ]
 
 
-def models_of(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the manifest's models that any of a host's completed instances serves, in the manifest's order."""
-    wanted: set[str] = set()
-    names = [model["name"] for model in models]
+def pulls(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What is to be pulled on a host, and through which instance.
+
+    Args: the host's completed instances, and the checked manifest.
+    Returns dicts of name and url, store by store and in the manifest's order: the models that any instance with the store serves, each
+    with the URL of the store's writer. A store whose writer is another host gives nothing.
+    """
+    # Ollama matches names without case
+    names = {model["name"].lower(): model["name"] for model in models}
+    urls: dict[str, str] = {}
+    wanted: dict[str, set[str]] = {}
     for item in fleet_instances:
-        if item["models"] == "all":
-            return names
-        for name in map(model_name, item["models"]):
-            if name not in names:
+        served = list(names.values()) if item["models"] == "all" else [model_name(name) for name in item["models"]]
+        for name in served:
+            if name.lower() not in names:
                 raise ModelError(f"instance {item['name']}: {name} is not in ollama_models: add it there, or take it out of the instance")
-            wanted.add(name)
-    return [name for name in names if name in wanted]
+        wanted.setdefault(item["models_dir"], set()).update(name.lower() for name in served)
+        if item["writer"]:
+            urls[item["models_dir"]] = item["url"]
+    return [
+        {"name": name, "url": urls[store]}
+        for store, keys in wanted.items() if store in urls
+        for key, name in names.items() if key in keys
+    ]
 
 
 def _gpus(where: str, value: Any) -> str | list[str]:
     if value in ("all", "none"):
         return value
-    if isinstance(value, list) and value and all(isinstance(gpu, str) and _GPU.match(gpu) for gpu in value):
-        return value
-    # an index can mean another card after a reboot
-    raise ModelError(f"{where} gpus is {value!r}: give all, none, or a list of GPU-… or MIG-… UUIDs as nvidia-smi -L shows them")
+    if not isinstance(value, list) or not value or not all(isinstance(gpu, str) and _GPU.fullmatch(gpu) for gpu in value):
+        # an index can mean another card after a reboot
+        raise ModelError(f"{where} gpus is {value!r}: give all, none, or a list of GPU-… or MIG-… UUIDs as nvidia-smi -L shows them")
+    for gpu in value:
+        if value.count(gpu) > 1:
+            raise ModelError(f"{where} gpus has {gpu} twice: keep one")
+    return value
 
 
 def _visible_devices(gpus: str | list[str]) -> dict[str, str]:
@@ -248,16 +360,6 @@ def _visible_devices(gpus: str | list[str]) -> dict[str, str]:
         return {}
     mask = "-1" if gpus == "none" else ",".join(gpus)
     return {"CUDA_VISIBLE_DEVICES": mask, "GGML_VK_VISIBLE_DEVICES": "-1"}
-
-
-def _environment(where: str, given: Mapping[str, Any]) -> dict[str, str]:
-    result = {}
-    for key, value in given.items():
-        if key not in _ENVIRONMENT:
-            raise ModelError(f"{where} environment has the unknown option {key}: known are {', '.join(sorted(_ENVIRONMENT))}")
-        variable, check = _ENVIRONMENT[key]
-        result[variable] = check(f"{where} environment.{key}", value)
-    return result
 
 
 def url_host(address: str) -> str:
@@ -324,12 +426,98 @@ def config_id(parts: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def service_units(fleet_instances: Iterable[Mapping[str, Any]], parts: list[Any]) -> list[dict[str, Any]]:
-    """The completed instances of a host, each with the id of the configuration that its unit is to run with.
+def service_units(fleet_instances: Iterable[Mapping[str, Any]], parts: list[Any], gpus: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The completed instances of a host, each with its devices and with the id of the configuration that its unit is to run with.
 
-    The id covers C(parts), which all instances share (the release, the text of the unit), and the instance's environment and limits.
+    Args: C(parts) which all instances share (the text of the unit), and what module M(gpufleet.ollama.gpu_info) says of the host: a mapping
+    of C(gpus), a list of uuid (possibly empty), minor and memory_bytes, and C(nodes), a list of path and group. Without it there are none yet.
+    Adds device_rules (values of systemd's DeviceAllow=), device_groups (groups that own these nodes, root left out) and config_id, which
+    covers C(parts) and everything that the files of the instance say.
     """
-    return [
-        {**item, "config_id": config_id([*parts, item["environment"], item["memory_max"], item["cpu_quota"], item["tasks_max"]])}
-        for item in fleet_instances
-    ]
+    result = []
+    for item in fleet_instances:
+        rules = _device_rules(item, gpus or {})
+        unit = {**item, "device_rules": rules, "device_groups": _device_groups(item, rules, gpus or {})}
+        written = ("environment", "memory_max", "cpu_quota", "tasks_max", "models_dir", "writer", "device_rules", "device_groups")
+        result.append({**unit, "config_id": config_id([*parts, *(unit[key] for key in written)])})
+    return result
+
+
+def _device_rules(item: Mapping[str, Any], gpus: Mapping[str, Any]) -> list[str]:
+    """What systemd lets the processes of an instance open.
+
+    Nodes that a driver makes later are named all the same: systemd passes over the ones that are missing, and a second run finds no
+    difference. For single GPUs only their own nodes are named: a class would open the others.
+    """
+    if item["gpus"] == "none":
+        return []
+    cards = [gpu for gpu in gpus.get("gpus") or [] if gpu.get("vendor", "nvidia") == "nvidia"]
+    by_node = (re.fullmatch(r"/dev/nvidia([0-9]+)", node["path"]) for node in gpus.get("nodes") or [])
+    every_minor = {*(gpu.get("minor") for gpu in cards), *(int(match[1]) for match in by_node if match)}
+    if item["gpus"] == "all":
+        return _rules([*_NVIDIA_CONTROLS, "/dev/kfd"], every_minor, [*_NVIDIA_CLASSES, "char-drm", "char-kfd"])
+    minors = {gpu["uuid"]: gpu.get("minor") for gpu in cards if gpu["uuid"]}
+    mine = {minors.get(uuid) for uuid in item["gpus"]}
+    for uuid in item["gpus"]:
+        # a driver that has not woken a card yet does not tell its UUID
+        if uuid.startswith("GPU-") and uuid not in minors and len(minors) == len(cards) > 0:
+            raise ModelError(f"instance {item['name']}: gpus has {uuid}, which the host does not have: give some of {', '.join(sorted(minors))}")
+    if any(uuid.startswith("MIG-") for uuid in item["gpus"]) or cards and None in mine:
+        # only the driver knows the nodes of a MIG device; CUDA_VISIBLE_DEVICES alone keeps the others away
+        return _rules(_NVIDIA_CONTROLS, every_minor, _NVIDIA_CLASSES)
+    return _rules(_NVIDIA_CONTROLS, mine, [])
+
+
+def _rules(controls: Iterable[str], minors: Iterable[int | None], classes: Iterable[str]) -> list[str]:
+    cards = [f"/dev/nvidia{minor}" for minor in sorted(minor for minor in minors if minor is not None)]
+    return [f"{device} rw" for device in (*controls, *cards, *classes)]
+
+
+def _device_groups(item: Mapping[str, Any], rules: list[str], gpus: Mapping[str, Any]) -> list[str]:
+    """The groups of the nodes that the rules let the instance open."""
+    by_class = "char-nvidia* rw" in rules
+    groups = {
+        node.get("group") for node in gpus.get("nodes") or []
+        if f"{node['path']} rw" in rules or by_class and (item["gpus"] == "all" or node["path"].startswith("/dev/nvidia"))
+    }
+    return sorted(group for group in groups if group and group != "root")
+
+
+def memory_warnings(fleet_instances: Iterable[Mapping[str, Any]], memory_bytes: int, gpus: Mapping[str, Any] | None = None) -> list[str]:
+    """A sentence for each instance whose requests in parallel cannot all have the context that it is given.
+
+    Args: the host's completed instances, its memory in bytes, and what module M(gpufleet.ollama.gpu_info) says of it.
+    Ollama allocates the context of all parallel requests when it loads a model. Its KV cache is counted with 128 KiB for a token, that of an
+    8B model with grouped-query attention in f16: 2 (K and V) x 32 layers x 8 heads x 128 dimensions x 2 bytes; half with q8_0, a quarter
+    with q4_0. An instance has the memory of its GPUs, or else its memory_max, or else the host's. Only an explicit context_length counts:
+    Ollama adapts its own default to the memory.
+    """
+    result = []
+    for item in fleet_instances:
+        variables = item["environment"]
+        parallel, context = int(variables.get("OLLAMA_NUM_PARALLEL", 1)), int(variables.get("OLLAMA_CONTEXT_LENGTH", 0))
+        share = {"q8_0": 2, "q4_0": 4}.get(variables.get("OLLAMA_KV_CACHE_TYPE", ""), 1)
+        needed = parallel * context * _KV_BYTES_PER_TOKEN // share
+        memory, owner = _memory_of(item, memory_bytes, gpus or {})
+        if needed > memory:
+            result.append(
+                f"instance {item['name']}: num_parallel {parallel} x context_length {context} takes about {needed / 2**30:.1f} GiB for the KV cache "
+                f"of an 8B model, and {owner} {memory / 2**30:.1f} GiB: lower one of the two{'' if share > 1 else ', or set kv_cache_type to q8_0'}"
+            )
+    return result
+
+
+def _memory_of(item: Mapping[str, Any], memory_bytes: int, gpus: Mapping[str, Any]) -> tuple[int, str]:
+    """The memory that the models of an instance can have, in bytes, and the words for where that is from."""
+    cards = gpus.get("gpus") or []
+    if item["gpus"] == "all":
+        sizes = [gpu.get("memory_bytes") for gpu in cards]
+    else:
+        known = {gpu["uuid"]: gpu.get("memory_bytes") for gpu in cards}
+        sizes = [known.get(uuid) for uuid in ([] if item["gpus"] == "none" else item["gpus"])]
+    if sizes and all(sizes):
+        return sum(size for size in sizes if size), "its GPUs have"
+    size = _SIZE.fullmatch(item["memory_max"] or "")
+    if size:
+        return int(size[1]) * _SIZE_UNITS[size[2]], "its memory_max is"
+    return memory_bytes, "the host has"

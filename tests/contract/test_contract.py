@@ -28,6 +28,8 @@ LEFTOVERS = (
     "inventories/demo/.generated/api-key", "inventories/demo/group_vars/all/generated.yml", "tests/output/unit.log", "plugins/modules/__pycache__/a.pyc",
     "__pycache__/b.txt", "tests/c.pyc", "gpufleet-ollama-0.0.1.tar.gz",
 )
+# booleans that are called what everybody looks for
+PLAIN_BOOLEANS = ("ollama_adopt", "ollama_gpu_required")
 # the prefix of the options that several roles share
 SHARED_PREFIX = "ollama"
 
@@ -83,7 +85,7 @@ def test_option_names(role: Path) -> None:
     """Options begin with the role's name; a boolean ends in _enabled, a number of seconds in _seconds."""
     for name, option in options(role).items():
         assert name.startswith(f"{prefix(role)}_"), name
-        if option["type"] == "bool":
+        if option["type"] == "bool" and name not in PLAIN_BOOLEANS:
             assert name.endswith("_enabled"), name
         if option["type"] in ("int", "float") and re.search(r"(timeout|interval)$", name):
             pytest.fail(f"{name}: a time in seconds ends in _seconds")
@@ -92,8 +94,9 @@ def test_option_names(role: Path) -> None:
 @each_role
 def test_internal_names(role: Path) -> None:
     """Internal variables, registers and loop variables begin with two underscores and the role's name."""
-    names = list(load(role / "vars/main.yml") or {})
-    for path in [*(role / "vars").glob("*.yml")]:
+    names = []
+    # vars/main may be a folder
+    for path in (role / "vars").rglob("*.yml"):
         names += list(load(path) or {})
     for path in [*(role / "tasks").glob("*.yml"), *(role / "handlers").glob("*.yml")]:
         text = path.read_text(encoding="utf-8")

@@ -94,7 +94,7 @@ def default_version() -> tuple[str, dict[str, str]]:
     import yaml  # comes with ansible-core
 
     version = yaml.safe_load((ROOT / "roles/ollama/defaults/main.yml").read_text(encoding="utf-8"))["ollama_version"]
-    table = yaml.safe_load((ROOT / "roles/ollama/vars/main.yml").read_text(encoding="utf-8"))["__ollama_release_checksums"]
+    table = yaml.safe_load((ROOT / "roles/ollama/vars/main/checksums.yml").read_text(encoding="utf-8"))["__ollama_release_checksums"]
     return version, table[version]
 
 

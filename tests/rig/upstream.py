@@ -3,7 +3,7 @@
 Hosts on the same network find it under the real names, over TLS, with a certificate of its own that they are told to trust.
 So the collection runs with its real URLs; only the SHA-256 of the stand-in's archives differs from the official ones.
 
-usage: upstream.py NETWORK --version VERSION [--trust HOST ...]     prints the SHA-256 of the archives as JSON
+usage: upstream.py NETWORK --version VERSION [--version ...] [--trust HOST ...]     prints the SHA-256 of the archives as JSON
 """
 
 from __future__ import annotations
@@ -159,19 +159,22 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
-    parser.add_argument("--version", required=True)
+    parser.add_argument("--version", required=True, action="append")
     parser.add_argument("--trust", nargs="*", default=[], metavar="HOST")
     args = parser.parse_args()
     try:
-        checksums = {args.version: build_release(args.version)}
+        checksums = {version: build_release(version) for version in args.version}
         certificate = up(args.network, RELEASES, REGISTRY_NAMES + RELEASE_NAMES)
         for host in args.trust:
             trust(host, certificate)
     except hosts.RigError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
-    text = json.dumps(checksums)
-    write(CHECKSUMS, text)
+    # another scenario may want other versions at the same time
+    with locked(RELEASES.with_name("checksums.lock")):
+        known = json.loads(CHECKSUMS.read_text(encoding="utf-8")) if CHECKSUMS.is_file() else {}
+        text = json.dumps({**known, **checksums}, sort_keys=True)
+        write(CHECKSUMS, text)
     print(text)
     return 0
 

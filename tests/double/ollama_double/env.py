@@ -55,6 +55,8 @@ class Settings:
     gpus: list[str] = field(default_factory=list)
     vram_gib: float = 24.0
     exit_at_start: str = ""
+    # 0: it lives on
+    dies_after_seconds: float = 0.0
     hide_models: bool = False
     warnings: list[str] = field(default_factory=list)
 
@@ -180,7 +182,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     gpus, share = _gpus(environ)
     debug = value(environ, "OLLAMA_DEBUG")
     return Settings(
-        version=value(environ, "OLLAMA_DOUBLE_VERSION") or str(built.get("version", "0.0.0")),
+        version=value(environ, "OLLAMA_DOUBLE_VERSION") or str(built.get("serves_version") or built.get("version", "0.0.0")),
         scheme=scheme,
         host=host,
         port=port,
@@ -203,6 +205,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         gpus=gpus,
         vram_gib=number("OLLAMA_DOUBLE_VRAM_GIB", 24.0),
         exit_at_start=value(environ, "OLLAMA_DOUBLE_EXIT_AT_START") or str(built.get("exit_at_start", "")),
+        dies_after_seconds=number("OLLAMA_DOUBLE_DIES_AFTER_SECONDS", float(built.get("dies_after_seconds", 0.0))),
         hide_models=boolean(value(environ, "OLLAMA_DOUBLE_HIDE_MODELS"), bool(built.get("hide_models", False))),
         warnings=warnings,
     )

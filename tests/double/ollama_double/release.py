@@ -99,8 +99,12 @@ def build(arguments: argparse.Namespace) -> str:
     directory = Path(arguments.out)
     directory.mkdir(parents=True, exist_ok=True)
     baked: dict[str, Any] = {"version": arguments.answers_version or arguments.version}
+    if arguments.serves_version:
+        baked["serves_version"] = arguments.serves_version
     if arguments.exit_at_start:
         baked["exit_at_start"] = arguments.exit_at_start
+    if arguments.dies_after:
+        baked["dies_after_seconds"] = arguments.dies_after
     if arguments.hide_models:
         baked["hide_models"] = True
     data = compress(archive(arguments.arch, baked))
@@ -122,7 +126,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--registry", metavar="FILE", help="write the registry as one executable file, for example ollama-registry.pyz")
     broken = found.add_argument_group("broken releases, for tests of upgrades")
     broken.add_argument("--answers-version", metavar="VERSION", help="answer another version than the release has")
+    broken.add_argument("--serves-version", metavar="VERSION", help="the server answers another version than --version does")
     broken.add_argument("--exit-at-start", metavar="TEXT", help="print this and exit with 1 instead of serving")
+    broken.add_argument("--dies-after", metavar="SECONDS", type=float, help="serve for so long, then exit with 1")
     broken.add_argument("--hide-models", action="store_true", help="answer that there are no models")
     broken.add_argument("--truncate", action="store_true", help="leave half of the archive out; the checksum fits what is left")
     broken.add_argument("--wrong-sum", action="store_true", help="write zeros as the checksum")

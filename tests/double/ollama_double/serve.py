@@ -49,8 +49,10 @@ def serve(environ: Mapping[str, str]) -> int:
     time.sleep(settings.start_seconds)
     _log_devices(settings)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True).start()
-    threading.Event().wait()
-    return 0
+    threading.Event().wait(settings.dies_after_seconds or None)
+    # as after a crash: requests under way are cut
+    log(f'msg="{STAND_IN} dies after {settings.dies_after_seconds:g} seconds, as it was built to"', "ERROR")
+    os._exit(1)
 
 
 def make_key(path: Path) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 from ollama_double import release, zstd
@@ -84,6 +89,32 @@ def test_the_program_runs_from_the_archive(tmp_path):
     start = run("serve")
     assert start.returncode == 1
     assert "Error: no libcuda" in start.stderr
+
+
+@pytest.mark.usefixtures("uncompressed")
+def test_what_only_a_running_server_shows(tmp_path):
+    """--version is right; the server says another one, and dies."""
+    with tarfile.open(fileobj=io.BytesIO(build(tmp_path, "--serves-version", "0.1.0", "--dies-after", "1.5"))) as bundle:
+        program = tmp_path / "ollama"
+        program.write_bytes(bundle.extractfile("bin/ollama").read())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environ = {"HOME": str(tmp_path), "OLLAMA_HOST": address}
+    version = subprocess.run([sys.executable, program, "--version"], env=environ, capture_output=True, text=True, check=True, timeout=20)
+    assert "client version is 0.34.4" in version.stdout
+    with subprocess.Popen([sys.executable, program, "serve"], env=environ, stderr=subprocess.PIPE, text=True) as server:
+        for _attempt in range(100):
+            try:
+                with urllib.request.urlopen(f"http://{address}/api/version", timeout=5) as answer:
+                    assert json.load(answer) == {"version": "0.1.0"}
+                break
+            except urllib.error.URLError:
+                time.sleep(0.02)
+        else:
+            pytest.fail("it never answered")
+        assert server.wait(timeout=20) == 1
+        assert "(version 0.1.0)" in server.stderr.read()
 
 
 def test_compression_can_be_undone():

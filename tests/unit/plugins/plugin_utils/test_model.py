@@ -8,6 +8,21 @@ import pytest
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _model
 
+NFS = {"src": "nas:/models", "fstype": "nfs4", "writer": "gpu1"}
+GPU0, GPU1 = "GPU-0000", "GPU-1111"
+GPUS = {
+    "gpus": [{"uuid": GPU0, "minor": 0, "memory_bytes": 24 * 2**30, "vendor": "nvidia"}, {"uuid": GPU1, "minor": 1, "memory_bytes": 24 * 2**30}],
+    "nodes": [
+        {"path": "/dev/nvidia0", "group": "video"},
+        {"path": "/dev/nvidia1", "group": "root"},
+        {"path": "/dev/nvidia2", "group": "other"},
+        {"path": "/dev/nvidiactl", "group": "gpu"},
+        {"path": "/dev/dri/renderD128", "group": "render"},
+    ],
+}
+CONTROLS = ["/dev/nvidiactl rw", "/dev/nvidia-uvm rw", "/dev/nvidia-uvm-tools rw", "/dev/nvidia-modeset rw"]
+NVIDIA = ["char-nvidia* rw", "char-nvidia-uvm rw", "char-nvidia-caps rw"]
+
 
 def one(**options: Any) -> dict[str, Any]:
     """The one instance of a host, completed."""
@@ -25,6 +40,8 @@ def test_default_instance() -> None:
         "gpus": "all",
         "environment": {"OLLAMA_HOST": "10.0.0.5:11434", "OLLAMA_MODELS": "/store", "OLLAMA_NO_CLOUD": "1"},
         "models": "all",
+        "models_dir": "/store",
+        "writer": True,
         "memory_max": None,
         "cpu_quota": None,
         "tasks_max": None,
@@ -32,20 +49,17 @@ def test_default_instance() -> None:
 
 
 def test_environment() -> None:
-    """Options become Ollama's variables."""
-    given = {"num_parallel": 4, "keep_alive": "24h", "flash_attention": True, "origins": ["https://a.example", "https://*.b.example"], "no_cloud": "0"}
-    found = one(environment=given)["environment"]
-    assert found["OLLAMA_NUM_PARALLEL"] == "4"
-    assert found["OLLAMA_KEEP_ALIVE"] == "24h"
-    assert found["OLLAMA_FLASH_ATTENTION"] == "1"
-    assert found["OLLAMA_ORIGINS"] == "https://a.example,https://*.b.example"
-    assert found["OLLAMA_NO_CLOUD"] == "0"
+    """Options and extra variables are added to what is derived; the address always names its port."""
+    found = one(environment={"num_parallel": 4, "no_cloud": False}, extra_environment={"LLAMA_ARG_THREADS": 8})["environment"]
+    assert found == {
+        "OLLAMA_HOST": "10.0.0.5:11434", "OLLAMA_MODELS": "/store", "OLLAMA_NO_CLOUD": "0", "OLLAMA_NUM_PARALLEL": "4", "LLAMA_ARG_THREADS": "8"
+    }
+    assert _model.instances([{"name": "a"}], "fd00::1")[0]["environment"]["OLLAMA_HOST"] == "[fd00::1]:11434"
 
 
-@pytest.mark.parametrize("value", [-1, "-1", 0, 300, "5m", "1h30m", "1.5h", "-1m"])
-def test_keep_alive(value: Any) -> None:
-    """What Ollama understands passes."""
-    assert one(environment={"keep_alive": value})["environment"]["OLLAMA_KEEP_ALIVE"] == str(value)
+def test_limits() -> None:
+    found = one(memory_max="64G", cpu_quota="200", tasks_max=16)
+    assert (found["memory_max"], found["cpu_quota"], found["tasks_max"]) == ("64G", 200, 16)
 
 
 def test_gpus() -> None:
@@ -56,10 +70,64 @@ def test_gpus() -> None:
     assert (found["CUDA_VISIBLE_DEVICES"], found["GGML_VK_VISIBLE_DEVICES"]) == ("GPU-1a2b,MIG-3c4d", "-1")
 
 
-def test_second_instance_does_not_prune() -> None:
-    """The instances of a host share the store; the first is its writer."""
-    first, second = _model.instances([{"name": "a"}, {"name": "b", "port": 11435}], "10.0.0.5", "/store")
-    assert "OLLAMA_NOPRUNE" not in first["environment"] and second["environment"]["OLLAMA_NOPRUNE"] == "1"
+def stores(items: list[dict[str, Any]], writer: bool = True) -> list[tuple[str, bool, str]]:
+    """Store, whether it is written, and OLLAMA_NOPRUNE of each instance."""
+    raw = [{"name": f"i{number}", "port": 11434 + number, **item} for number, item in enumerate(items)]
+    found = _model.instances(raw, "10.0.0.5", "/store/", writer)
+    return [(item["models_dir"], item["writer"], item["environment"].get("OLLAMA_NOPRUNE", "")) for item in found]
+
+
+def test_stores() -> None:
+    """Of the instances with one store the first writes; the store of a host that only reads has no writer there."""
+    own = {"models_dir": "/own//models/"}
+    assert stores([{}, {}, own, own]) == [("/store", True, ""), ("/store", False, "1"), ("/own/models", True, ""), ("/own/models", False, "1")]
+    assert stores([{}, own], writer=False) == [("/store", False, "1"), ("/own/models", True, "")]
+    assert stores([{"environment": {"noprune": True}}, {"models_dir": "/store"}]) == [("/store", True, "1"), ("/store", False, "1")]
+
+
+@pytest.mark.parametrize("path", ["/usr/share/ollama/.ollama/models", "/opt/models", "/var/lib/ollama", "/srv", "/mnt/disk", "/homes", "/tmpfs/x"])
+def test_possible_stores(path: str) -> None:
+    assert one(models_dir=path)["models_dir"] == path
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("models", "give an absolute path"),
+        (5, "give an absolute path"),
+        ("/srv/a b", "cannot stand in a unit file"),
+        ("/srv/50%", "cannot stand in a unit file"),
+        ("/srv/a\n", "cannot stand in a unit file"),
+        ("/srv/a'b", "cannot stand in a unit file"),
+        ("/srv/a\\b", "cannot stand in a unit file"),
+        ("/srv/../etc", "without . and .."),
+        ("/srv/./a", "without . and .."),
+        *((path, "the sandbox of the units hides") for path in ("/home/ollama/models", "/root", "/root/models", "/tmp/models", "/var/tmp/m", "/run/user/0")),
+        *((path, "a directory of the system") for path in (
+            "/", "//", "/etc", "/etc/ollama", "/usr/", "/bin", "/boot/m", "/dev/shm", "/proc", "/sys", "/run/m", "/var", "/var/lib", "/opt", "/opt/ollama"
+        )),
+    ],
+)
+def test_refused_stores(path: Any, message: str) -> None:
+    """A store that the units could not see or that is no place for one, of a host and of an instance alike."""
+    with pytest.raises(_model.ModelError, match="instance default: models_dir is .*" + message.replace(".", "[.]")):
+        one(models_dir=path)
+    with pytest.raises(_model.ModelError, match="ollama_models_dir is .*" + message.replace(".", "[.]")):
+        _model.instances([{"name": "a"}], "10.0.0.5", path)
+
+
+def test_stores_within_each_other() -> None:
+    with pytest.raises(_model.ModelError, match="instance i0: models_dir is /store/a, inside /store [(]ollama_models_dir[)]: give each"):
+        stores([{"models_dir": "/store/a"}])
+    with pytest.raises(_model.ModelError, match="i1: models_dir is /a/b, inside /a [(]instance i0: models_dir"):
+        stores([{"models_dir": "/a"}, {"models_dir": "/a/b"}])
+    assert len(stores([{"models_dir": "/a"}, {"models_dir": "/ab"}])) == 2
+
+
+@pytest.mark.parametrize("writer", [True, False])
+def test_a_reader_never_prunes(writer: bool) -> None:
+    with pytest.raises(_model.ModelError, match="instance i1: environment.noprune is false, but the writer of /store is another instance"):
+        stores([{}, {"environment": {"noprune": False}}], writer)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +135,6 @@ def test_second_instance_does_not_prune() -> None:
     [
         ({"name": "Team A"}, "lower-case letters"),
         ({}, "has the name None"),
-        ({"name": "a", "prot": 1}, "unknown option prot"),
         ({"name": "a", "port": 0}, "port is 0"),
         ({"name": "a", "port": "x"}, "port is 'x'"),
         ({"name": "a", "port": 70000}, "up to 65535"),
@@ -75,15 +142,28 @@ def test_second_instance_does_not_prune() -> None:
         ({"name": "a", "gpus": [0]}, "nvidia-smi -L"),
         ({"name": "a", "gpus": []}, "nvidia-smi -L"),
         ({"name": "a", "memory_max": "64GB"}, "such as 64G"),
-        ({"name": "a", "environment": {"parallel": 1}}, "unknown option parallel"),
-        ({"name": "a", "environment": {"num_parallel": 0}}, "at least 1"),
-        ({"name": "a", "environment": {"keep_alive": "1d"}}, "Go duration"),
-        ({"name": "a", "environment": {"keep_alive": "forever"}}, "Go duration"),
-        ({"name": "a", "environment": {"keep_alive": True}}, "Go duration"),
-        ({"name": "a", "environment": {"flash_attention": "yes"}}, "true or false"),
-        ({"name": "a", "environment": {"kv_cache_type": "q5"}}, "q8_0"),
-        ({"name": "a", "environment": {"origins": ["chat.example.org"]}}, "origins such as"),
-        ({"name": "a", "environment": {"origins": ["https://*.*.org"]}}, "at most one *"),
+        ("gpu", "give a mapping such as {name: default}"),
+        ({"name": "a\n"}, "lower-case letters"),
+        ({"name": "a", "prot": 1}, "unknown option prot (did you mean port?): known are name, port"),
+        ({"name": "a", "port": 443}, "choose 1024 or above"),
+        ({"name": "a", "gpus": None}, "nvidia-smi -L"),
+        ({"name": "a", "gpus": "GPU-1a2b"}, "nvidia-smi -L"),
+        ({"name": "a", "gpus": ["GPU-1a", "GPU-1a"]}, "gpus has GPU-1a twice: keep one"),
+        ({"name": "a", "memory_max": 0}, "such as 64G"),
+        ({"name": "a", "memory_max": "0G"}, "such as 64G"),
+        ({"name": "a", "memory_max": True}, "memory_max is True"),
+        ({"name": "a", "cpu_quota": 0}, "at least 1, in percent of one core"),
+        ({"name": "a", "cpu_quota": "200%"}, "cpu_quota is '200%'"),
+        ({"name": "a", "cpu_quota": True}, "cpu_quota is True"),
+        ({"name": "a", "tasks_max": 15}, "at least 16, since with fewer threads the server dies at start"),
+        ({"name": "a", "tasks_max": True}, "tasks_max is True"),
+        ({"name": "a", "models": "llama3.2"}, "give all, or a list of names from ollama_models"),
+        ({"name": "a", "models": None}, "give all, or a list"),
+        ({"name": "a", "models": ["a b"]}, "instance a: models: 'a b' is no model name"),
+        ({"name": "a", "environment": ["A=1"]}, "give a mapping such as {keep_alive: 24h}"),
+        ({"name": "a", "environment": {"num_parallel": 0}}, "instance a: environment.num_parallel is 0"),
+        ({"name": "a", "extra_environment": {"OLLAMA_NOPRUNE": 1}}, "instance a: extra_environment.OLLAMA_NOPRUNE has an option of its own"),
+        ({"name": "a", "gpus": "none", "extra_environment": {"GGML_VK_VISIBLE_DEVICES": 0}}, "follows from the other options"),
     ],
     ids=str,
 )
@@ -99,9 +179,11 @@ def test_clashing_instances() -> None:
     with pytest.raises(_model.ModelError, match="both have port 11434"):
         _model.instances([{"name": "a"}, {"name": "b"}], "10.0.0.5")
     with pytest.raises(_model.ModelError, match="two instances named a"):
-        _model.instances([{"name": "a"}, {"name": "a", "port": 1}], "10.0.0.5")
+        _model.instances([{"name": "a"}, {"name": "a", "port": 11435}], "10.0.0.5")
     with pytest.raises(_model.ModelError, match="is empty"):
         _model.instances([], "10.0.0.5")
+    with pytest.raises(_model.ModelError, match="give a list of mappings"):
+        _model.instances({"name": "a"}, "10.0.0.5")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +195,7 @@ def test_clashing_instances() -> None:
         (["h", "gw"], "", "10.0.0.5", "10.0.0.5"),
         (["gw"], "192.168.1.7", "10.0.0.5", "192.168.1.7"),
         (["gw"], "fd00::7", "", "fd00::7"),
+        (["h"], "127.0.0.1", "", "127.0.0.1"),
     ],
 )
 def test_listen_address(gateways: list[str], explicit: str, default_ipv4: str, expected: str) -> None:
@@ -132,11 +215,9 @@ def test_refused_addresses(explicit: str, default_ipv4: str, message: str) -> No
         _model.management_address("h", explicit, default_ipv4)
 
 
-@pytest.mark.parametrize("path", ["/home/ollama/models", "/root/models", "/tmp/models"])
-def test_store_that_the_sandbox_hides(path: str) -> None:
-    """A store that the units could not see is refused."""
-    with pytest.raises(_model.ModelError, match="hides"):
-        _model.instances([{"name": "a"}], "10.0.0.5", path)
+def test_loopback_where_another_gateway_asks() -> None:
+    with pytest.raises(_model.ModelError, match="is 127.0.0.1, where gw cannot reach it"):
+        _model.listen_address("h", ["h", "gw"], "127.0.0.1", "10.0.0.5")
 
 
 def test_manifest() -> None:
@@ -148,15 +229,74 @@ def test_manifest() -> None:
         _model.manifest(["a b"])
     with pytest.raises(_model.ModelError, match="without a name"):
         _model.manifest([{"model": "a"}])
+    with pytest.raises(_model.ModelError, match="give a list of names"):
+        _model.manifest("llama3.2")
+    with pytest.raises(_model.ModelError, match="ollama_models has 3.2: give a name in quotes"):
+        _model.manifest([3.2])
 
 
-def test_models_of() -> None:
-    """All of the manifest, or the ones that an instance names, in the manifest's order."""
-    models = _model.manifest(["a", "b", "c"])
-    assert _model.models_of([one(models=["c", "a:latest"])], models) == ["a:latest", "c:latest"]
-    assert _model.models_of([one(models=["c"]), one()], models) == ["a:latest", "b:latest", "c:latest"]
-    with pytest.raises(_model.ModelError, match="d:latest is not in ollama_models"):
-        _model.models_of([one(models=["d"])], models)
+def test_listeners() -> None:
+    expected = {"port": 11434, "address": "10.0.0.5", "unit": "ollama@*.service", "option": "the port of instance default in ollama_instances"}
+    assert _model.listeners([one()]) == [expected]
+
+
+def test_pulls() -> None:
+    """For each store what any of its instances serves, in the manifest's order, through the store's writer."""
+    models = _model.manifest(["a", "b", "C"])
+
+    def pulls(items: list[dict[str, Any]], writer: bool = True) -> list[tuple[str, str]]:
+        raw = [{"name": f"i{number}", "port": 11434 + number, **item} for number, item in enumerate(items)]
+        return [(pull["name"], pull["url"][-1]) for pull in _model.pulls(_model.instances(raw, "10.0.0.5", "/store", writer), models)]
+
+    assert pulls([{"models": ["c", "a:latest"]}]) == [("a:latest", "4"), ("C:latest", "4")]
+    assert pulls([{"models": ["c"]}, {}]) == [("a:latest", "4"), ("b:latest", "4"), ("C:latest", "4")]
+    two_stores = [{"models": ["b"]}, {"models": ["b"], "models_dir": "/own"}, {"models": ["a"]}]
+    assert pulls(two_stores) == [("a:latest", "4"), ("b:latest", "4"), ("b:latest", "5")]
+    assert pulls(two_stores, writer=False) == [("b:latest", "5")]
+    with pytest.raises(_model.ModelError, match="instance i1: d:latest is not in ollama_models"):
+        pulls([{}, {"models": ["d"]}])
+
+
+@pytest.mark.parametrize(
+    ("host", "mount", "writer", "options"),
+    [
+        ("gpu2", {"src": "/dev/sdb1", "fstype": "ext4"}, True, "defaults"),
+        ("gpu2", {"src": "/dev/sdb1", "fstype": "xfs", "opts": "noatime,rw", "writer": None}, True, "noatime,rw"),
+        ("gpu1", NFS, True, "defaults,_netdev"),
+        ("gpu2", NFS, False, "defaults,_netdev,ro"),
+        ("gpu2", {**NFS, "opts": "rw,_netdev,hard", "fstype": "fuse.sshfs"}, False, "_netdev,hard,ro"),
+        ("gpu2", {**NFS, "fstype": "ext4"}, False, "defaults,ro"),
+    ],
+)
+def test_mount(host: str, mount: dict[str, Any], writer: bool, options: str) -> None:
+    assert _model.store_writer(host, mount, ["gpu1", "gpu2"]) is writer
+    assert _model.mount_options(mount, writer) == options
+
+
+def test_no_mount() -> None:
+    assert _model.store_writer("gpu1", {}, []) is True
+
+
+@pytest.mark.parametrize(
+    ("mount", "message"),
+    [
+        ({**NFS, "writer": ""}, "has nfs4 and no writer, and two hosts that write to one store destroy each other's pulls"),
+        ({"src": "//nas/models", "fstype": "cifs"}, "has cifs and no writer"),
+        ({**NFS, "writer": "gpu01"}, "the writer 'gpu01', which is no host of the group ollama (did you mean gpu1?)"),
+        ({**NFS, "opts": "hard,ro"}, "ro in opts"),
+        ({**NFS, "src": "nas:/my models"}, "src is 'nas:/my models': give text without blanks"),
+        ({**NFS, "src": ""}, "src is ''"),
+        ({"fstype": "ext4"}, "src is None"),
+        ({"src": "/dev/sdb1"}, "fstype is None"),
+        ({**NFS, "opts": "a, b"}, "opts is 'a, b'"),
+        ({**NFS, "type": "nfs"}, "unknown option type (did you mean fstype?)"),
+        ("nas:/models", "give a mapping with src and fstype"),
+    ],
+)
+def test_refused_mounts(mount: Any, message: str) -> None:
+    with pytest.raises(_model.ModelError) as error:
+        _model.store_writer("gpu1", mount, ["gpu1", "gpu2"])
+    assert message in str(error.value)
 
 
 def test_upstreams() -> None:
@@ -197,4 +337,75 @@ def test_service_units() -> None:
 
     base = ids(["0.34.4"])
     assert base == ids(["0.34.4"], models=["a"])
-    assert len({base, ids(["0.34.5"]), ids(["0.34.4"], memory_max="1G"), ids(["0.34.4"], environment={"num_parallel": 2})}) == 4
+    options: list[dict[str, Any]] = [
+        {"memory_max": "1G"}, {"cpu_quota": 100}, {"tasks_max": 99}, {"environment": {"num_parallel": 2}}, {"gpus": "none"}, {"models_dir": "/own"}
+    ]
+    assert len({base, ids(["0.34.5"]), *(ids(["0.34.4"], **option) for option in options)}) == 8
+    more = _model.service_units([one()], ["0.34.4"], GPUS)[0]
+    other_group = _model.service_units([one()], ["0.34.4"], {**GPUS, "nodes": GPUS["nodes"][1:]})[0]
+    reader = _model.service_units([{**one(), "writer": False}], ["0.34.4"])[0]
+    assert len({base, more["config_id"], other_group["config_id"], reader["config_id"]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "rules", "groups"),
+    [
+        ("none", GPUS, [], []),
+        ("all", {}, [*CONTROLS, "/dev/kfd rw", *NVIDIA, "char-drm rw", "char-kfd rw"], []),
+        (
+            "all", GPUS,
+            [*CONTROLS, "/dev/kfd rw", "/dev/nvidia0 rw", "/dev/nvidia1 rw", "/dev/nvidia2 rw", *NVIDIA, "char-drm rw", "char-kfd rw"],
+            ["gpu", "other", "render", "video"],
+        ),
+        # the minor of an AMD card is the number of its render node
+        ("all", {"gpus": [{"uuid": "", "minor": 128, "vendor": "amd"}]}, [*CONTROLS, "/dev/kfd rw", *NVIDIA, "char-drm rw", "char-kfd rw"], []),
+        ([GPU0], GPUS, [*CONTROLS, "/dev/nvidia0 rw"], ["gpu", "video"]),
+        ([GPU1], GPUS, [*CONTROLS, "/dev/nvidia1 rw"], ["gpu"]),
+        ([GPU0], {}, CONTROLS, []),
+        (["MIG-2222"], {}, [*CONTROLS, *NVIDIA], []),
+        ([GPU0, "MIG-2222"], GPUS, [*CONTROLS, "/dev/nvidia0 rw", "/dev/nvidia1 rw", "/dev/nvidia2 rw", *NVIDIA], ["gpu", "other", "video"]),
+        # a card whose UUID the driver does not tell yet
+        ([GPU0], {"gpus": [{"uuid": "", "minor": 0}]}, [*CONTROLS, "/dev/nvidia0 rw", *NVIDIA], []),
+    ],
+    ids=str,
+)
+def test_devices(wanted: Any, gpus: dict[str, Any], rules: list[str], groups: list[str]) -> None:
+    """An instance may open its own nodes; missing ones are named all the same."""
+    found = _model.service_units([one(gpus=wanted)], [], gpus)[0]
+    assert found["device_rules"] == rules
+    assert found["device_groups"] == groups
+
+
+def test_gpu_that_the_host_has_not() -> None:
+    with pytest.raises(_model.ModelError, match="instance default: gpus has GPU-9, which the host does not have: give some of GPU-0000, GPU-1111"):
+        _model.service_units([one(gpus=[GPU0, "GPU-9"])], [], GPUS)
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "message"),
+    [
+        # 24 GiB hold 196608 tokens in f16
+        ({"environment": {"context_length": 196608}, "gpus": [GPU0]}, GPUS, ""),
+        (
+            {"environment": {"context_length": 49153, "num_parallel": 4}, "gpus": [GPU0]}, GPUS,
+            "instance default: num_parallel 4 x context_length 49153 takes about 24.0 GiB for the KV cache of an 8B model, and its GPUs have 24.0 GiB: "
+            "lower one of the two, or set kv_cache_type to q8_0",
+        ),
+        ({"environment": {"context_length": 49153, "num_parallel": 4, "kv_cache_type": "q8_0"}, "gpus": [GPU0]}, GPUS, ""),
+        ({"environment": {"context_length": 786433, "kv_cache_type": "q4_0"}, "gpus": [GPU0]}, GPUS, "its GPUs have 24.0 GiB: lower one of the two"),
+        ({"environment": {"context_length": 196609}}, GPUS, ""),
+        ({"environment": {"context_length": 393217}}, GPUS, "its GPUs have 48.0 GiB"),
+        ({"environment": {"context_length": 0, "num_parallel": 1000000}}, GPUS, ""),
+        ({"environment": {"num_parallel": 1000000}}, {}, ""),
+        ({"environment": {"context_length": 131072}, "gpus": "none"}, GPUS, ""),
+        ({"environment": {"context_length": 131073}, "gpus": "none"}, GPUS, "the host has 16.0 GiB"),
+        ({"environment": {"context_length": 131072}, "gpus": "none", "memory_max": "8G"}, GPUS, "its memory_max is 8.0 GiB"),
+        ({"environment": {"context_length": 131073}}, {"gpus": [{"uuid": GPU0, "memory_bytes": None}]}, "the host has 16.0 GiB"),
+        ({"environment": {"context_length": 131073}, "gpus": ["MIG-2222"]}, GPUS, "the host has 16.0 GiB"),
+    ],
+    ids=str,
+)
+def test_memory_warnings(options: dict[str, Any], gpus: dict[str, Any], message: str) -> None:
+    """128 KiB for a token, against the memory that the instance has."""
+    found = _model.memory_warnings([one(**options)], 16 * 2**30, gpus)
+    assert [message in sentence for sentence in found] == ([True] if message else [])

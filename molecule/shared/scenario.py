@@ -1,0 +1,58 @@
+"""What the tests of several scenarios do: run a playbook on the hosts of the scenario, with variables, and read what it said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import testinfra
+
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+# what Ollama hosts get, see there
+OLLAMA = "molecule/shared/ollama.yml"
+
+
+class Play(NamedTuple):
+    """A run of a playbook: its exit status and what it printed."""
+
+    status: int
+    output: str
+
+    def __repr__(self) -> str:
+        """What went wrong, and not the whole log, in the message of a failed test."""
+        return f"Play(status={self.status}, ...{self.output[-1500:]})"
+
+    def says(self, text: str) -> bool:
+        """Whether a text is in the output, wherever Ansible broke the line."""
+        return " ".join(text.split()) in " ".join(self.output.replace("''", "'").split())
+
+    def failed_with(self, text: str) -> bool:
+        """Whether the play failed and said so."""
+        return self.status != 0 and self.says(text)
+
+    def changed(self, host: str) -> int:
+        """How many changes of a host the recap counts."""
+        line = next(line for line in self.output.splitlines() if line.startswith(f"{host} ") and " ok=" in line)
+        return int(line.split("changed=")[1].split()[0])
+
+
+def play(name: str, *options: str, inventory: str = INVENTORY, **variables: Any) -> Play:
+    """Run a playbook, given by its path in the project, or by its name in the collection."""
+    path = PROJECT / (name if name.endswith(".yml") else f"playbooks/{name}.yml")
+    command = ["ansible-playbook", "-i", inventory, str(path), "-e", json.dumps(variables), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Play(done.returncode, done.stdout + done.stderr)
+
+
+def on_host(name: str) -> Any:
+    """Commands on a host."""
+    return testinfra.get_host(f"docker://{name}")
+
+
+def pid(name: str, unit: str) -> str:
+    """The main process of a unit."""
+    return on_host(name).check_output(f"systemctl show --value --property=MainPID {unit}")
