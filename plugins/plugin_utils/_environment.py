@@ -268,6 +268,13 @@ def environment(where: str, given: Any) -> dict[str, str]:
     return result
 
 
+def holds_secret(variables: Mapping[str, str]) -> bool:
+    """Whether an environment holds a password or a token, which no diff and no log may show: a proxy's URL often does."""
+    return any(
+        re.search(r"://[^/@]+@", value) or re.search(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL", name) for name, value in variables.items()
+    )
+
+
 def _unknown_option(where: str, key: str) -> ModelError:
     for variable in (key.upper(), f"OLLAMA_{key.upper()}"):
         if variable in _OPTION_OF:

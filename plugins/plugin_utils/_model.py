@@ -17,7 +17,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment import ModelError, environment, extra_environment, integer, suggestion
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment import (
+    ModelError,
+    environment,
+    extra_environment,
+    holds_secret,
+    integer,
+    suggestion,
+)
 
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
@@ -431,13 +438,14 @@ def service_units(fleet_instances: Iterable[Mapping[str, Any]], parts: list[Any]
 
     Args: C(parts) which all instances share (the text of the unit), and what module M(gpufleet.ollama.gpu_info) says of the host: a mapping
     of C(gpus), a list of uuid (possibly empty), minor and memory_bytes, and C(nodes), a list of path and group. Without it there are none yet.
-    Adds device_rules (values of systemd's DeviceAllow=), device_groups (groups that own these nodes, root left out) and config_id, which
-    covers C(parts) and everything that the files of the instance say.
+    Adds device_rules (values of systemd's DeviceAllow=), device_groups (groups that own these nodes, root left out), secret (whether the
+    environment must not be shown) and config_id, which covers C(parts) and everything that the files of the instance say.
     """
     result = []
     for item in fleet_instances:
         rules = _device_rules(item, gpus or {})
-        unit = {**item, "device_rules": rules, "device_groups": _device_groups(item, rules, gpus or {})}
+        secret = holds_secret(item["environment"])
+        unit = {**item, "device_rules": rules, "device_groups": _device_groups(item, rules, gpus or {}), "secret": secret}
         written = ("environment", "memory_max", "cpu_quota", "tasks_max", "models_dir", "writer", "device_rules", "device_groups")
         result.append({**unit, "config_id": config_id([*parts, *(unit[key] for key in written)])})
     return result

@@ -99,9 +99,12 @@ def test_a_failing_unit_ends_in_failed(host: Any) -> None:
 def test_edit_restarts_one() -> None:
     """A setting of one instance: only that one is restarted."""
     before = {(name, one): pid(name, unit(one)) for name in HOSTS for one in PORTS}
-    edited = [{**item, "environment": {"num_parallel": 2}} if item["name"] == "gpu-one" else item for item in INSTANCES]
-    done = play(OLLAMA, "-l", "several", ollama_instances=edited)
+    edit = {"environment": {"num_parallel": 2, "https_proxy": "http://me:hunter2hunter2@proxy.example.org:3128"}}
+    edited = [{**item, **edit} if item["name"] == "gpu-one" else item for item in INSTANCES]
+    done = play(OLLAMA, "-l", "several", "--diff", "-vv", ollama_instances=edited)
     assert done.status == 0, done
+    # a secret reaches neither the diff nor the result of a task
+    assert "hunter2hunter2" not in done.output
     after = {(name, one): pid(name, unit(one)) for name in HOSTS for one in PORTS}
     assert {key[1] for key in before if before[key] != after[key]} == {"gpu-one"}
     for name in HOSTS:

@@ -48,4 +48,4 @@ def test_drift_is_shown(drift: str) -> None:
     output = plan("--limit", drift, "--tags", "ollama")
     assert {host: number for host, number in changes(output).items() if number} == {drift: 2}
     assert '-OLLAMA_DEBUG="1"' in output
-    assert re.search(r"^-ollama@default\.service running with configuration \w+, its files changed since$", output, re.M)
+    assert re.search(r"^-ollama@default\.service running with configuration \w+, release [\w-]+, its files changed since$", output, re.M)

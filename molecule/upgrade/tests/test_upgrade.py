@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -99,6 +101,22 @@ def test_rolling_upgrade_stops_at_the_canary(publish: Callable[..., str]) -> Non
     assert "0.36.5" in releases(HOSTS[1])
 
 
+def test_a_killed_rollout_is_taken_up(publish: Callable[..., str]) -> None:
+    """Killed between the switch and the tests: the next run knows that the release never proved itself, tests it and takes it back."""
+    wanted = sums("0.36.6", publish("0.36.6", "--hide-models"))
+    # a module comes over stdin, so its process is a bare interpreter
+    kill = 'until [ "$(readlink /opt/ollama/current)" = 0.36.6 ]; do :; done; pkill -9 -f "^/usr/bin/python3[.0-9]*$"'
+    killers = [subprocess.Popen(["docker", "exec", name, "sh", "-c", kill]) for name in HOSTS]  # pylint: disable=consider-using-with
+    done = play(OLLAMA, **wanted)
+    for killer in killers:
+        killer.wait(timeout=10)
+    assert done.status != 0 and not done.says("went back"), done
+    assert [on_host(name).file("/opt/ollama/current").linked_to for name in HOSTS] == ["/opt/ollama/0.36.6"] * 2
+    done = play(OLLAMA, **wanted)
+    assert done.failed_with("lists 0 models and listed 1 before: smollm2:135m lost") and done.failed_with(f"The host went back to Ollama {OLD}"), done
+    assert [version(name) for name in HOSTS] == [OLD, OLD]
+
+
 def test_upgrade_and_downgrade(loops: Loops) -> None:
     """A good release comes with one restart; two releases stay on the disk; going down again downloads nothing."""
     done = play("upgrade", ollama_version="0.34.4")
@@ -138,3 +156,17 @@ def test_drift_is_shown_and_repaired() -> None:
     assert play(OLLAMA).status == 0
     assert "OLLAMA_DEBUG" not in host.check_output(f"cat /proc/{pid(HOSTS[1], UNIT)}/environ | tr '\\0' '\\n'")
     assert play(OLLAMA).changed(HOSTS[1]) == 0
+
+
+def test_archive_on_the_controller(publish: Callable[..., str], tmp_path: Path) -> None:
+    """A host that reaches no mirror and has no zstd: the archive comes from the controller, unpacked there."""
+    for name in HOSTS:
+        on_host(name).check_output("mv /usr/bin/zstd /usr/bin/zstd.away")
+    try:
+        wanted = sums("0.37.1", publish("0.37.1"))
+        done = play(OLLAMA, "--diff", ollama_release_dir=str(tmp_path), ollama_unpack_on="controller", **wanted)
+    finally:
+        for name in HOSTS:
+            on_host(name).check_output("mv /usr/bin/zstd.away /usr/bin/zstd")
+    assert done.status == 0 and done.says("copy of") and not done.says("download of"), done
+    assert [version(name) for name in HOSTS] == ["0.37.1", "0.37.1"]

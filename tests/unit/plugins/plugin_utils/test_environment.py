@@ -213,3 +213,16 @@ def test_the_readme_lists_every_option() -> None:
     text = NAMES.read_text(encoding="utf-8")
     for option, (variable, _check) in _environment.OPTIONS.items():
         assert f"`{option}`" in text and f"`{variable}`" in text, option
+
+
+@pytest.mark.parametrize(
+    ("variables", "secret"),
+    [
+        ({"HTTPS_PROXY": "http://proxy.example.org:3128", "OLLAMA_KEEP_ALIVE": "5m"}, False),
+        ({"HTTPS_PROXY": "http://me:hunter2@proxy.example.org:3128"}, True),
+        ({"HF_TOKEN": "hf_1"}, True),
+        ({"OLLAMA_ORIGINS": "https://a.example.org,https://b.example.org/@"}, False),
+    ],
+)
+def test_holds_secret(variables: dict[str, str], secret: bool) -> None:
+    assert _environment.holds_secret(variables) is secret
