@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _ps, _release, _units, _upstream
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name
 
 KEPT = ".served.json"
 LINK = "current"
@@ -112,7 +113,7 @@ class Rollout:
         try:
             with open(self.kept_path, encoding="utf-8") as file:
                 kept = json.load(file)
-            return kept if {"version", "files", "instances"} <= set(kept) else {}
+            return kept if isinstance(kept, dict) and {"version", "files", "instances"} <= set(kept) else {}
         except (OSError, ValueError):
             return {}
 
@@ -133,6 +134,11 @@ class Rollout:
             release_id = "(to be installed)"
         elif not release_id:
             raise RolloutError(f"Ollama {settings.version} is not installed in {settings.root}: run the tasks with the tag install first")
+        if settings.smoke_model:
+            try:
+                display_name(settings.smoke_model)
+            except ValueError as error:
+                raise RolloutError(str(error)) from None
         states = {item.unit: _units.read(item.unit) for item in self.instances}
         target = {item.unit: _units.UnitState(True, True, True, True, item.config_id, release_id) for item in self.instances}
         restart, test = [], []
@@ -154,7 +160,7 @@ class Rollout:
             test=test,
             enable=[unit for unit, state in states.items() if not state.enabled],
             removed=[name for name in found if name not in [item.name for item in self.instances]],
-            old_versions=old_versions(settings.root, [settings.version, link, *self.kept.get("history", [])], settings.keep_versions),
+            old_versions=old_versions(settings.root, [settings.version, self.kept.get("version") or link, *self.kept.get("history", [])], settings.keep_versions),
             upstream=_upstream.find() if settings.adopt else None,
         )
 
@@ -171,6 +177,9 @@ class Rollout:
             self._forward(plan, kept)
         except FAILURES as error:
             raise RolloutError(self._back(plan, kept, str(error))) from None
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            # whatever a release answers that no Ollama answers, the host is not left with it
+            raise RolloutError(self._back(plan, kept, f"{type(error).__name__}: {error}")) from None
         self._save(self._record(kept))
         self._clean(plan)
 
@@ -213,7 +222,8 @@ class Rollout:
                 restart(item.unit)
                 starts = 0
                 config_id = _units.read(item.unit).config_id
-                if config_id != item.config_id:
+                # a process that has ended already names none, and left its last words
+                if config_id not in ("", item.config_id):
                     raise _units.UnitError(
                         f"{item.unit} runs with the configuration {config_id} and not {item.config_id}: its files are not written yet (see the tags)"
                     )
@@ -249,11 +259,14 @@ class Rollout:
         if lost:
             raise OllamaError(f"{item.unit} lists {len(listed)} models and listed {len(before)} before: {', '.join(lost[:5])} lost")
         shares = self._test_inference(item, client, known)
-        self.found[item.name] = {"models": sorted(listed), "shares": shares or known.get("shares", {})}
+        if not shares and known.get("gpus") == item.gpus:
+            shares = known.get("shares", {})
+        self.found[item.name] = {"models": sorted(listed), "shares": shares}
         if settle:
             pid = _units.show(item.unit, "MainPID")
             time.sleep(self.settings.settle_seconds)
-            if _units.show(item.unit, "MainPID") != pid:
+            # 0 while systemd waits to start it again
+            if pid == {"MainPID": "0"} or _units.show(item.unit, "MainPID") != pid:
                 raise _units.UnitError(f"{item.unit} ended {self.settings.settle_seconds} s after its start{last_words(item.unit)}")
 
     def _test_inference(self, item: Instance, client: OllamaClient, known: dict[str, Any]) -> dict[str, float]:
@@ -341,12 +354,12 @@ class Rollout:
     def _clean(self, plan: Plan) -> None:
         """Remove what has a successor that works, or is wanted no more."""
         settings = self.settings
-        stores = {item.store for item in self.instances}
+        stores = {os.path.realpath(item.store) for item in self.instances}
         for name in plan.removed:
             environment = os.path.join(settings.config_dir, f"{name}.env")
             store = store_in(environment)
             shutil.rmtree(os.path.dirname(self._drop_in(name)), ignore_errors=True)
-            if settings.remove_stores and store and store not in stores:
+            if settings.remove_stores and store and os.path.realpath(store) not in stores:
                 remove_store(store)
             os.unlink(environment)
         if plan.removed:
@@ -431,6 +444,8 @@ def put_back(path: str, file: dict[str, Any]) -> None:
     temporary = f"{path}.gpufleet-new"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file["mode"]), "w", encoding="utf-8") as target:
         target.write(file["content"])
+    # whatever root's umask is
+    os.chmod(temporary, file["mode"])
     os.replace(temporary, path)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import pytest
+from ansible.module_utils import urls
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _rollout, _upstream
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_rollout
@@ -34,6 +36,7 @@ RESTART_SECONDS = 5
 RESULT_KEYS = ("changed", "previous", "restarted", "removed", "deleted_versions", "diff")
 TEMPLATE = "[Service]\nExecStart=/opt/ollama/current/bin/ollama serve\n"
 BOTH = ("a:1", "b:1")
+CONTEXT = ssl.create_default_context()
 
 # a server that does what its first argument, or else the variable HOW, says; it starts in a few hundredths of a second
 SERVER = r"""
@@ -53,9 +56,12 @@ share = 0.0 if os.environ.get("CUDA_VISIBLE_DEVICES") == "-1" else how.get("vram
 loaded = []
 while True:
     peer = listener.accept()[0]
-    request = b""
-    while b"\r\n\r\n" not in request:
-        request += peer.recv(65536)
+    request = part = peer.recv(65536)
+    while part and b"\r\n\r\n" not in request:
+        part = peer.recv(65536)
+        request += part
+    if not part:
+        continue
     head, body = request.split(b"\r\n\r\n", 1)
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
     while len(body) < int(fields.get(b"content-length", 0)):
@@ -137,13 +143,13 @@ class Host:
 
     # what the tasks before the rollout do
 
-    def release(self, version: str, **how: Any) -> None:
+    def release(self, name: str, **how: Any) -> None:
         """Install a release whose server behaves like that; again means anew, as a repair does."""
-        folder = self.root / version
+        folder = self.root / name
         (folder / "bin").mkdir(parents=True, exist_ok=True)
         if not how.pop("broken", False):
             (folder / "bin/ollama").touch()
-        (folder / "how.json").write_text(json.dumps({"version": version, **how}), encoding="utf-8")
+        (folder / "how.json").write_text(json.dumps({"version": name, **how}), encoding="utf-8")
         (folder / ".release.json").write_text("{}", encoding="utf-8")
         (folder / "release.env").write_text(f'GPUFLEET_RELEASE_ID="{os.urandom(6).hex()}-{os.urandom(4).hex()}"\n', encoding="utf-8")
         # the order of the installations, however fast they follow
@@ -294,15 +300,15 @@ class Host:
     def _tick(self, name: str) -> None:
         """What systemd does by itself."""
         unit = self.units[name]
-        if unit.process and unit.process.poll() is not None and not unit.starts_again:
-            unit.result, unit.starts_again = "exit-code", Clock.monotonic() + RESTART_SECONDS
-            self._log(name, f"{name}: Main process exited, code=exited, status=1/FAILURE\n{name}: Failed with result 'exit-code'.")
         if 0 < unit.starts_again < Clock.monotonic():
             unit.restarts += 1
             try:
                 self._start(name)
             except Refused:
                 return
+        if unit.process and unit.process.poll() is not None and not unit.starts_again:
+            unit.result, unit.starts_again = "exit-code", Clock.monotonic() + RESTART_SECONDS
+            self._log(name, f"{name}: Main process exited, code=exited, status=1/FAILURE\n{name}: Failed with result 'exit-code'.")
 
     def _stop(self, name: str) -> None:
         unit = self.units[name]
@@ -355,6 +361,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_module: Callable[.
     """A host with the unit of all instances, and nothing else."""
     made = Host(tmp_path, run_module)
     monkeypatch.setattr(subprocess, "run", made.run)
+    # certificates are read for every request otherwise, though none of them is encrypted
+    monkeypatch.setattr(urls, "make_context", lambda *_args, **_more: CONTEXT)
     monkeypatch.setattr(_rollout, "time", Clock)
     monkeypatch.setattr(_upstream, "time", Clock)
     monkeypatch.setattr(_upstream, "UNIT_DIR", str(made.unit_dir))
@@ -458,12 +466,13 @@ def test_changed_drop_in_is_read(serving: Host) -> None:
 def test_files_put_right(serving: Host, how: str) -> None:
     """Files that were changed by hand leave the ids alone; the instance is restarted all the same."""
     before = serving.pids()
+    instances = (serving.instance("a"), serving.instance("b"))
     if how == "unit on disk":
         path = serving.unit_dir / "ollama@b.service.d/instance.conf"
         path.write_text(path.read_text(encoding="utf-8") + "# by hand\n", encoding="utf-8")
     # a unit that is no instance here is passed over
     force = ["ollama@b.service", "ollama@other.service"] if how == "force" else []
-    result = serving.rollout("1.0.0", serving.instance("a"), {**serving.instance("b")}, force=force)
+    result = serving.rollout("1.0.0", *instances, force=force)
     assert result["changed"] and result["restarted"] == ["ollama@b.service"]
     assert serving.pids()["a"] == before["a"] and serving.pids()["b"] != before["b"]
 
@@ -757,7 +766,7 @@ def test_instances_that_change_places(serving: Host) -> None:
     """Two instances swap their ports: each is tested itself, and not whoever has its port still."""
     port_a, port_b = serving.ports["a"], serving.ports["b"]
     swapped = (serving.instance("a", port=port_b), serving.instance("b", port=port_a, HOW='{"vram": 0.5}'))
-    result = serving.rollout("1.0.0", *swapped)
+    result = serving.rollout("1.0.0", *swapped, settle_seconds=3)
     assert result.get("restarted") == ["ollama@a.service", "ollama@b.service"], result
     assert {name: ids[0] for name, ids in serving.serves().items()} == {item["name"]: item["config_id"] for item in swapped}
 
@@ -800,7 +809,7 @@ def test_smoke_model(serving: Host) -> None:
     serving.release("4.0.0", vram=0.3)
     instances = (serving.instance("a"), serving.instance("b"))
     for version in ("2.0.0", "3.0.0"):
-        assert "msg" not in serving.rollout(version, *instances, smoke_model="a:1")
+        assert "msg" not in serving.rollout(version, *instances, smoke_model="a:1", keep_versions=9)
     cause = went_back(serving.rollout("4.0.0", *instances, smoke_model="a:1"), "3.0.0")
     assert cause.startswith("ollama@a.service has 30% of a:1 on the GPU and had 57% before")
     assert "msg" not in serving.rollout("4.0.0", *instances, smoke_model="missing:1")
