@@ -51,7 +51,10 @@ class OllamaClient:
             raise OllamaUnreachable(f"no Ollama answers at {self.url}: {error}") from None
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        raw = self._open(method, path, body).read()
+        try:
+            raw = self._open(method, path, body).read()
+        except (OSError, HTTPException) as error:
+            raise OllamaUnreachable(f"{self.url + path} broke off: {error}") from None
         if not raw:
             return {}
         try:
@@ -61,7 +64,10 @@ class OllamaClient:
 
     def version(self) -> str:
         """Version of the server, without a C(v)."""
-        return self._json("GET", "/api/version")["version"]
+        answer = self._json("GET", "/api/version")
+        if not isinstance(answer, dict) or not isinstance(answer.get("version"), str):
+            raise OllamaError(f"{self.url}/api/version is no Ollama: it answered {str(answer)[:80]}")
+        return answer["version"]
 
     def models(self) -> list[dict[str, Any]]:
         """Items of C(/api/tags): name, digest (64 hex digits), size (bytes), details and more."""

@@ -232,6 +232,10 @@ class Release:
 
     def install(self) -> None:
         """Download, verify and unpack; nothing that runs is touched. What a killed run left behind is removed first."""
+        old = os.path.join(self.staging, "old")
+        if os.path.isdir(old) and not os.path.lexists(self.path):
+            # killed between the two renames: what served is here, and its processes still start from its place
+            os.rename(old, self.path)
         shutil.rmtree(self.staging, ignore_errors=True)
         # the service's user reads the release, whatever root's umask is
         os.umask(0o022)

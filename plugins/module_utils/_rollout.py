@@ -27,6 +27,7 @@ TEMPLATE_UNIT = "ollama@.service"
 DROP_IN = "instance.conf"
 POLL_SECONDS = 0.3
 SHARE_TOLERANCE = 0.05
+NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "9p", "virtiofs", "fuse")
 # how many versions that served are remembered
 HISTORY = 10
 # longest silence of an instance that is asked what it has
@@ -151,6 +152,8 @@ class Rollout:
             if item in restart or self._ids_that_served(item.name) != (item.config_id, release_id):
                 test.append(item)
         link = _release.read_link(self.link)
+        # a link that a killed run left says nothing about what served
+        served = [settings.version, self.kept.get("version") or link, *self.kept.get("history", [])]
         found = sorted(os.path.basename(path)[: -len(".env")] for path in glob.glob(os.path.join(settings.config_dir, "*.env")))
         return Plan(
             link=link,
@@ -160,7 +163,7 @@ class Rollout:
             test=test,
             enable=[unit for unit, state in states.items() if not state.enabled],
             removed=[name for name in found if name not in [item.name for item in self.instances]],
-            old_versions=old_versions(settings.root, [settings.version, self.kept.get("version") or link, *self.kept.get("history", [])], settings.keep_versions),
+            old_versions=old_versions(settings.root, served, settings.keep_versions),
             upstream=_upstream.find() if settings.adopt else None,
         )
 
@@ -181,35 +184,49 @@ class Rollout:
             # whatever a release answers that no Ollama answers, the host is not left with it
             raise RolloutError(self._back(plan, kept, f"{type(error).__name__}: {error}")) from None
         self._save(self._record(kept))
-        self._clean(plan)
+        self._clean(plan, kept)
 
     def _baseline(self, plan: Plan) -> dict[str, Any]:
         """What served last, with the models that its instances list right now; kept on disk before the first change."""
         kept = self.kept
-        if not kept and plan.link:
+        if "upstream" in kept and not plan.upstream:
+            # somebody removed it since
+            kept = {}
+        if plan.upstream and not kept.get("instances"):
+            # said once: what a killed or failed run left is not what served
+            known = kept.get("upstream") or plan.upstream.known(self.settings.store)
+            kept = {"version": "", "files": {}, "instances": {}, "upstream": known}
+        elif not kept and plan.link not in ("", self.settings.version):
             # the record was lost: the files are what they are, but there is a release to go back to
-            running = [item for item in self.instances if plan.states[item.unit].running]
-            kept = {"version": plan.link, "files": {}, "instances": {item.name: self._known(item, plan.states[item.unit], []) for item in running}}
+            serving = [item for item in self.instances if plan.states[item.unit].running and answers(item.url, plan.link)]
+            known_now = {item.name: self._known(item, plan.states[item.unit], []) for item in serving}
+            kept = {"version": plan.link, "files": {}, "instances": known_now} if known_now else {}
         for name, known in kept.get("instances", {}).items():
             state = plan.states.get(unit_of(name)) or _units.read(unit_of(name))
             if state.running and (state.config_id, state.release_id) == (known["config_id"], known["release_id"]):
                 try:
                     known["models"] = names_of(OllamaClient(known["url"], ASK_SECONDS))
-                except OllamaError:
+                except (OllamaError, OSError, ValueError, KeyError):
                     # it serves no more: what it listed when it did still counts
                     continue
-        if plan.upstream and not kept:
-            kept = {"version": "", "files": {}, "instances": {}, "upstream": plan.upstream.models()}
-        elif kept and (plan.test or plan.link != self.settings.version):
+        # what was made up of a lost record has passed no test, so it is not kept
+        if (self.kept or "upstream" in kept) and (plan.test or plan.link != self.settings.version):
             self._save(kept)
         return kept
 
     def _forward(self, plan: Plan, kept: dict[str, Any]) -> None:
         if plan.upstream:
-            plan.upstream.stop_and_move(self.settings.store, self.settings.home)
+            # beside instances of ours it is only in the way, and its models are nobody's
+            taken_over = "upstream" in kept
+            if taken_over:
+                plan.upstream.check(self.settings.store)
+            plan.upstream.stop()
+            if taken_over:
+                plan.upstream.move(self.settings.store, self.settings.home)
         for name in plan.removed:
             # its port may be another instance's now
             stop(unit_of(name))
+        self._stop_movers(kept)
         if plan.link != self.settings.version:
             _release.switch_link(self.link, self.settings.version)
         if plan.restart or plan.enable or plan.removed:
@@ -218,7 +235,8 @@ class Rollout:
             _units.systemctl("enable", unit)
         for item in self.instances:
             starts = restarts_of(item.unit)
-            if item in plan.restart:
+            # one that a killed run started, and that has ended since, is none that stays up
+            if item in plan.restart or (item in plan.test and starts):
                 restart(item.unit)
                 starts = 0
                 config_id = _units.read(item.unit).config_id
@@ -229,7 +247,13 @@ class Rollout:
                     )
             self._wait_for_answer(item.unit, item.url, self.settings.version, starts)
             if item in plan.test:
-                self._test(item, kept, settle=item in plan.restart)
+                self._test(item, kept)
+
+    def _stop_movers(self, kept: dict[str, Any]) -> None:
+        """Two instances that change ports would be in each other's way."""
+        for item in self.instances:
+            if kept.get("instances", {}).get(item.name, {}).get("url", item.url) != item.url:
+                _units.systemctl("stop", item.unit)
 
     def _wait_for_answer(self, unit: str, url: str, version: str, starts: int) -> None:
         """Wait until the API answers with this version, without another restart. The port is open before that, so it says nothing."""
@@ -249,12 +273,14 @@ class Rollout:
         if answer != version:
             raise OllamaError(f"{unit} answers that it is Ollama {answer}, and not {version}")
 
-    def _test(self, item: Instance, kept: dict[str, Any], settle: bool) -> None:
+    def _test(self, item: Instance, kept: dict[str, Any]) -> None:
         """The smoke test of an instance that answers: its models are there, it runs one where asked to, and it stays up."""
         known = kept.get("instances", {}).get(item.name, {})
         client = OllamaClient(item.url, max(self.settings.ready_timeout, ASK_SECONDS))
         listed = {name.lower() for name in names_of(client)}
-        before = kept["upstream"] if "upstream" in kept else known.get("models", []) if known.get("store") == item.store else []
+        before = known.get("models", []) if known.get("store") == item.store else []
+        if "upstream" in kept and item.store == self.settings.store:
+            before = kept["upstream"]["models"]
         lost = sorted(name for name in before if name.lower() not in listed)
         if lost:
             raise OllamaError(f"{item.unit} lists {len(listed)} models and listed {len(before)} before: {', '.join(lost[:5])} lost")
@@ -262,12 +288,11 @@ class Rollout:
         if not shares and known.get("gpus") == item.gpus:
             shares = known.get("shares", {})
         self.found[item.name] = {"models": sorted(listed), "shares": shares}
-        if settle:
-            pid = _units.show(item.unit, "MainPID")
-            time.sleep(self.settings.settle_seconds)
-            # 0 while systemd waits to start it again
-            if pid == {"MainPID": "0"} or _units.show(item.unit, "MainPID") != pid:
-                raise _units.UnitError(f"{item.unit} ended {self.settings.settle_seconds} s after its start{last_words(item.unit)}")
+        pid = _units.show(item.unit, "MainPID")
+        time.sleep(self.settings.settle_seconds)
+        # 0 while systemd waits to start it again
+        if pid == {"MainPID": "0"} or _units.show(item.unit, "MainPID") != pid:
+            raise _units.UnitError(f"{item.unit} ended {self.settings.settle_seconds} s after its start{last_words(item.unit)}")
 
     def _test_inference(self, item: Instance, client: OllamaClient, known: dict[str, Any]) -> dict[str, float]:
         """Run a model where that is asked for. Returns the share of it that is on the GPU."""
@@ -299,12 +324,17 @@ class Rollout:
                 if item.name not in kept["instances"]:
                     stop(item.unit)
             if upstream:
-                upstream.back(self.settings.store)
+                upstream.back(self.settings.store, kept["upstream"])
+                # a later run begins as the first one did
+                for path in (self.link, self.kept_path):
+                    if os.path.lexists(path):
+                        os.unlink(path)
             else:
                 self._restore(kept)
-        except FAILURES as error:
+        except Exception as error:  # pylint: disable=broad-exception-caught
             return f"{cause}. Going back to {before} failed too: {error}"
-        return f"{cause}. The host went back to {before}, with the configuration that it had, and that answers"
+        now = "and that answers" if not upstream or kept["upstream"]["wanted"] else "which did not run"
+        return f"{cause}. The host went back to {before}, with the configuration that it had, {now}"
 
     def _restore(self, kept: dict[str, Any]) -> None:
         for files in [kept["files"], *(known["files"] for known in kept["instances"].values())]:
@@ -312,13 +342,22 @@ class Rollout:
                 put_back(path, file)
         _release.switch_link(self.link, kept["version"])
         _units.systemctl("daemon-reload")
+        self._stop_movers(kept)
+        # one that cannot go back must not keep the others from it
+        problems = []
         for name, known in kept["instances"].items():
-            state = _units.read(unit_of(name))
-            if not state.enabled:
-                _units.systemctl("enable", unit_of(name))
-            if not state.running or (state.config_id, state.release_id) != (known["config_id"], known["release_id"]):
-                restart(unit_of(name))
-            self._wait_for_answer(unit_of(name), known["url"], kept["version"], restarts_of(unit_of(name)))
+            unit = unit_of(name)
+            try:
+                state = _units.read(unit)
+                if not state.enabled:
+                    _units.systemctl("enable", unit)
+                if not state.running or (state.config_id, state.release_id) != (known["config_id"], known["release_id"]):
+                    restart(unit)
+                self._wait_for_answer(unit, known["url"], kept["version"], restarts_of(unit))
+            except FAILURES as error:
+                problems.append(str(error))
+        if problems:
+            raise _units.UnitError("; ".join(problems))
 
     # afterwards
 
@@ -351,7 +390,7 @@ class Rollout:
     def _drop_in(self, name: str) -> str:
         return os.path.join(self.settings.unit_dir, f"{unit_of(name)}.d", DROP_IN)
 
-    def _clean(self, plan: Plan) -> None:
+    def _clean(self, plan: Plan, kept: dict[str, Any]) -> None:
         """Remove what has a successor that works, or is wanted no more."""
         settings = self.settings
         stores = {os.path.realpath(item.store) for item in self.instances}
@@ -365,7 +404,7 @@ class Rollout:
         if plan.removed:
             _units.systemctl("daemon-reload")
         if plan.upstream:
-            plan.upstream.remove()
+            plan.upstream.remove(kept.get("upstream", {}))
         for version in plan.old_versions:
             shutil.rmtree(os.path.join(settings.root, version))
 
@@ -382,6 +421,14 @@ def old_versions(root: str, served: list[str], keep: int) -> list[str]:
     found = versions(root)
     order = [name for name in dict.fromkeys([*served, *found]) if name in found or name == served[0]]
     return sorted(order[max(keep, 1):])
+
+
+def answers(url: str, version: str) -> bool:
+    """Whether an instance serves this version now."""
+    try:
+        return OllamaClient(url, ASK_SECONDS).version() == version
+    except OllamaError:
+        return False
 
 
 def names_of(client: OllamaClient) -> list[str]:
@@ -458,8 +505,22 @@ def store_in(environment: str) -> str:
     return ""
 
 
+def is_shared(path: str, mounts: str = "/proc/self/mounts") -> bool:
+    """Whether a directory is a mount point, or lies on a network filesystem: then it may be other hosts' too."""
+    real = os.path.realpath(path)
+    if os.path.ismount(real):
+        return True
+    with open(mounts, encoding="utf-8") as file:
+        entries = [line.split() for line in file]
+    # the mount that is nearest above; a later one covers an earlier one of the same place
+    above = [(len(entry[1]), number, entry[2]) for number, entry in enumerate(entries) if f"{real}/".startswith(f"{entry[1].rstrip('/')}/")]
+    return bool(above) and max(above)[2].split(".")[0] in NETWORK_FILESYSTEMS
+
+
 def remove_store(store: str) -> None:
-    """Remove a store, and nothing that is none. A mount point stays, empty."""
+    """Remove a store, and nothing that is none. What other hosts may serve stays."""
+    if is_shared(store):
+        return
     for part in ("blobs", "manifests"):
         shutil.rmtree(os.path.join(store, part), ignore_errors=True)
     try:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import shutil
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _units
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError
@@ -73,13 +74,25 @@ class Upstream(NamedTuple):
         """Whether it has models that are not in C(store) already."""
         return has_models(self.store) and os.path.realpath(self.store) != os.path.realpath(store)
 
-    def stop_and_move(self, store: str, home: str) -> None:
-        """Stop it, and make its store and key ours. A link in the old place lets it start again."""
+    def known(self, store: str) -> dict[str, Any]:
+        """What must be known to give it its place back: its models, whether it ran, whose its store was, and whether that is moved."""
+        status = os.stat(existing(self.store))
+        moved = self._has_models_for(store)
+        return {"models": self.models(), "wanted": self.wanted, "store": self.store, "uid": status.st_uid, "gid": status.st_gid, "moved": moved}
+
+    def check(self, store: str) -> None:
+        """UpstreamError when its place cannot be taken."""
         problems = self.problems(store)
         if problems:
             raise UpstreamError("; ".join(problems))
+
+    def stop(self) -> None:
+        """Stop it."""
         if self.unit_file:
             _units.systemctl("stop", UNIT)
+
+    def move(self, store: str, home: str) -> None:
+        """Make its store and key ours. A link in the old place lets it start again."""
         owner = pwd.getpwnam("ollama")
         if self._has_models_for(store):
             for part in ("blobs", "manifests", ""):
@@ -97,12 +110,18 @@ class Upstream(NamedTuple):
                     shutil.copy2(os.path.join(self.home, ".ollama", name), os.path.join(keys, name))
             chown(keys, owner.pw_uid, owner.pw_gid)
 
-    def back(self, store: str) -> None:
-        """Give it its store back and start it."""
-        if os.path.islink(self.store):
-            os.unlink(self.store)
-            os.rename(store, self.store)
-        if not self.wanted:
+    def back(self, store: str, known: dict[str, Any]) -> None:
+        """Give it its store back and start it. C(known) is what method known said before."""
+        place = known["store"]
+        if known["moved"]:
+            if os.path.islink(place):
+                os.unlink(place)
+            # else it was never moved
+            if not os.path.lexists(place):
+                os.rename(store, place)
+        if os.path.isdir(place):
+            chown(place, known["uid"], known["gid"])
+        if not known["wanted"]:
             return
         _units.systemctl("start", UNIT)
         client, until = OllamaClient(self.url, 30), time.monotonic() + BACK_SECONDS
@@ -115,8 +134,8 @@ class Upstream(NamedTuple):
                     raise UpstreamError(f"{UNIT} does not answer: {error}") from None
             time.sleep(0.5)
 
-    def remove(self) -> None:
-        """Remove it: its successor works."""
+    def remove(self, known: dict[str, Any]) -> None:
+        """Remove it: its successor works. C(known) is what method known said before; empty when nothing of it was taken over."""
         if self.unit_file:
             _units.systemctl("disable", UNIT)
             os.unlink(self.unit_file)
@@ -125,8 +144,9 @@ class Upstream(NamedTuple):
         if os.path.isfile(self.binary) and not os.path.islink(self.binary):
             os.unlink(self.binary)
             shutil.rmtree(os.path.join(os.path.dirname(os.path.dirname(self.binary)), "lib/ollama"), ignore_errors=True)
-        if os.path.islink(self.store):
-            os.unlink(self.store)
+        # only the link that method move made
+        if known.get("moved") and os.path.islink(known["store"]):
+            os.unlink(known["store"])
 
 
 def find() -> Upstream | None:
@@ -150,17 +170,21 @@ def find() -> Upstream | None:
         active=active,
         binary=binary,
         home=home,
-        store=environment.get("OLLAMA_MODELS") or os.path.join(home, ".ollama/models"),
+        # the place itself: it may be a link to a disk, which is not to be moved to another one
+        store=os.path.realpath(environment.get("OLLAMA_MODELS") or os.path.join(home, ".ollama/models")),
         url=client_url(environment.get("OLLAMA_HOST", "")),
     )
 
 
 def client_url(host: str) -> str:
-    """Where a server with this OLLAMA_HOST is reached from its own host."""
-    address, colon, port = host.split("://")[-1].rstrip("/").rpartition(":")
-    if not colon or not port.isdigit():
-        address, port = host.split("://")[-1].rstrip("/:"), "11434"
-    return f"http://{'127.0.0.1' if address in ('', '0.0.0.0', '[::]', '::') else address}:{port}"
+    """Where a server with this OLLAMA_HOST is reached from its own host (envconfig/config.go: a URL without a port has that of its scheme)."""
+    scheme, _separator, rest = host.strip().strip("\"'").rpartition("://")
+    # IPv6 without brackets has no port
+    found = re.fullmatch(r"(\[.*\]|[^:]*)(?::([^:]*))?", rest.partition("/")[0])
+    address, port = found.groups("") if found else (f"[{rest.partition('/')[0]}]", "")
+    if not port.isdigit():
+        port = {"http": "80", "https": "443"}.get(scheme, "11434")
+    return f"http://{'127.0.0.1' if address in ('', '0.0.0.0', '[::]') else address}:{port}"
 
 
 def has_models(store: str) -> bool:

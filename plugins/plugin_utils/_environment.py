@@ -271,7 +271,7 @@ def environment(where: str, given: Any) -> dict[str, str]:
 def holds_secret(variables: Mapping[str, str]) -> bool:
     """Whether an environment holds a password or a token, which no diff and no log may show: a proxy's URL often does."""
     return any(
-        re.search(r"://[^/@]+@", value) or re.search(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL", name) for name, value in variables.items()
+        re.search(r"://[^/@]+@", value) or re.search(r"TOKEN|SECRET|PASSW|PWD|CREDENTIAL|AUTH|KEY", name) for name, value in variables.items()
     )
 
 
