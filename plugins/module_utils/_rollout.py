@@ -226,7 +226,8 @@ class Rollout:
         for name in plan.removed:
             # its port may be another instance's now
             stop(unit_of(name))
-        self._stop_movers(kept)
+        # not one that a killed run has moved already
+        self._stop_movers(plan.restart, kept)
         if plan.link != self.settings.version:
             _release.switch_link(self.link, self.settings.version)
         if plan.restart or plan.enable or plan.removed:
@@ -249,9 +250,10 @@ class Rollout:
             if item in plan.test:
                 self._test(item, kept)
 
-    def _stop_movers(self, kept: dict[str, Any]) -> None:
+    @staticmethod
+    def _stop_movers(instances: list[Instance], kept: dict[str, Any]) -> None:
         """Two instances that change ports would be in each other's way."""
-        for item in self.instances:
+        for item in instances:
             if kept.get("instances", {}).get(item.name, {}).get("url", item.url) != item.url:
                 _units.systemctl("stop", item.unit)
 
@@ -342,7 +344,7 @@ class Rollout:
                 put_back(path, file)
         _release.switch_link(self.link, kept["version"])
         _units.systemctl("daemon-reload")
-        self._stop_movers(kept)
+        self._stop_movers(self.instances, kept)
         # one that cannot go back must not keep the others from it
         problems = []
         for name, known in kept["instances"].items():

@@ -24,7 +24,7 @@ from typing import Any, Callable, Iterator
 import pytest
 from ansible.module_utils import urls
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils import _rollout, _upstream
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _rollout, _units, _upstream
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_rollout
 
 Result = dict[str, Any]
@@ -693,6 +693,22 @@ def test_going_back_fails_too(serving: Host) -> None:
     assert result["failed"] and "2 before: a:1, b:1 lost. Going back to Ollama 1.0.0 failed too: ollama@a.service does not start" in result["msg"]
 
 
+def test_one_of_two_cannot_go_back(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one goes back all the same."""
+    serving.release("2.0.0")
+    old, restart = serving.serves(), _rollout.restart
+
+    def refuse(unit: str) -> None:
+        if serving.link == "1.0.0" and unit == "ollama@a.service":
+            raise _units.UnitError("no more memory")
+        restart(unit)
+
+    monkeypatch.setattr(_rollout, "restart", refuse)
+    result = serving.rollout("2.0.0", serving.instance("a"), serving.instance("b", HOW='{"hides": true}'))
+    assert "b:1 lost. Going back to Ollama 1.0.0 failed too: no more memory" in result["msg"]
+    assert serving.serves()["b"] == old["b"]
+
+
 def test_files_that_are_not_written(serving: Host) -> None:
     """A play with the tag service alone, after the inventory changed: the files on the disk are older than what is wanted."""
     result = serving.rollout("1.0.0", {**serving.instance("a"), "config_id": "new"}, serving.instance("b"))
@@ -730,6 +746,30 @@ def test_killed_before_the_test(serving: Host, monkeypatch: pytest.MonkeyPatch, 
     else:
         assert "listed 3 before: a:1, b:1, c:1 lost" in went_back(result)
         assert serving.link == "1.0.0" and serving.serves() == old
+
+
+def test_killed_while_a_port_changes(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instance that moved already is tested by the next run, and runs after it."""
+    instances = (serving.instance("a", port=free_port()), serving.instance("b"))
+    cut_short(monkeypatch, serving.rollout, "1.0.0", *instances)
+    result = serving.rollout("1.0.0", *instances)
+    assert "msg" not in result, result
+    assert serving.serves()["a"][0] == instances[0]["config_id"] and sorted(serving.pids()) == ["a", "b"]
+
+
+def test_killed_and_dead_since(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a killed run started, and that systemd had to start again, gets a fresh start and its test."""
+    instances = (serving.instance("a"), serving.instance("b"))
+    serving.release("2.0.0")
+    cut_short(monkeypatch, serving.rollout, "2.0.0", *instances)
+    unit = serving.units["ollama@a.service"]
+    assert unit.process
+    unit.process.kill()
+    unit.process.wait()
+    until = time.monotonic() + 10
+    while not unit.restarts and time.monotonic() < until:
+        serving.run(["systemctl", "show", "--property=MainPID", "ollama@a.service"])
+    assert unit.restarts == 1 and "msg" not in serving.rollout("2.0.0", *instances) and unit.restarts == 0
 
 
 def test_killed_and_given_up(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,6 +855,15 @@ def test_store_of_a_removed_instance(serving: Host, remove: bool) -> None:
     assert serving.rollout("1.0.0", instances[0], remove_stores=remove)["removed"] == ["b", "own"]
     assert sorted(path.name for path in own.iterdir()) == (["notes.txt"] if remove else ["blobs", "manifests", "notes.txt"])
     assert sorted(path.name for path in (shared / "manifests").iterdir()) == list(BOTH)
+
+
+def test_shared_store_of_a_removed_instance(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other hosts may serve what lies on a filesystem that they have too."""
+    own = serving.models("x:1", store="own")
+    monkeypatch.setattr(_rollout, "is_shared", lambda path: path == str(own))
+    serving.rollout("1.0.0", serving.instance("a"), serving.instance("b", store="own"))
+    assert serving.rollout("1.0.0", serving.instance("a"), remove_stores=True)["removed"] == ["b"]
+    assert (own / "blobs/x:1").exists() and (own / "manifests/x:1").exists()
 
 
 def test_store_by_another_path(serving: Host) -> None:
@@ -1040,6 +1089,44 @@ def test_adopt_one_that_is_switched_off(adopting: Host) -> None:
     message = old.adopt()["msg"]
     assert f"went back to the Ollama of {old.unit}" in message and not adopting.units.get("ollama.service", Unit()).pid
     assert "answers" not in message.split("went back")[1]
+
+
+def test_adopt_beside_instances_of_ours(adopting: Host) -> None:
+    """The install script was run on a host of ours: what it left goes, its models stay where they are and are nobody's."""
+    adopting.models("a:1")
+    assert adopting.rollout("1.0.0", adopting.instance("a"))["changed"]
+    old = Old(adopting)
+    places = {"store": str(adopting.stores / "store"), "home": str(adopting.top / "home"), "adopt": True}
+    result = adopting.rollout("1.0.0", adopting.instance("a"), **places)
+    assert "msg" not in result and result["changed"] and not old.unit.exists() and not old.binary.exists()
+    assert (old.store / "manifests/old:1").exists() and not (adopting.stores / "store/manifests/old:1").exists()
+
+
+def test_adopt_owners(adopting: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models become the service's user's, and go back to whom they belonged."""
+    old = Old(adopting)
+    adopting.release("1.0.0", version="9.9.9")
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"ollama": SimpleNamespace(pw_uid=4711, pw_gid=4712, pw_dir="")}[name])
+    owners: dict[str, list[tuple[int, int]]] = {}
+    monkeypatch.setattr(os, "lchown", lambda path, uid, gid: owners.setdefault(path, []).append((uid, gid)))
+    assert "went back" in old.adopt()["msg"]
+    ours, theirs, key = adopting.stores / "store/blobs/old:1", old.store / "blobs/old:1", adopting.top / "home/.ollama/id_ed25519"
+    assert owners[str(ours)] == owners[str(key)] == [(4711, 4712)] and owners[str(theirs)] == [(os.getuid(), os.getgid())]
+
+
+def test_adopt_of_a_linked_store(adopting: Host) -> None:
+    """Its own link, for example to a larger disk, stays what it is where our store is the place it leads to."""
+    place = adopting.top / "disk/models"
+    old = Old(adopting, store=str(place))
+    linked = old.home / ".ollama/models"
+    linked.symlink_to(place)
+    old.unit.write_text(old.unit.read_text(encoding="utf-8").replace(str(place), str(linked)), encoding="utf-8")
+    adopting.run(["systemctl", "daemon-reload"])
+    adopting.run(["systemctl", "restart", "ollama.service"])
+    wait_for(old.port)
+    instance = {**adopting.instance("a", store="../disk/models", port=old.port), "store": str(place)}
+    result = adopting.rollout("1.0.0", instance, store=str(place), home=str(adopting.top / "home"), adopt=True)
+    assert "msg" not in result and (place / "manifests/old:1").exists() and os.readlink(linked) == str(place)
 
 
 def test_adopt_refused(adopting: Host) -> None:
