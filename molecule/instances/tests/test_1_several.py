@@ -61,8 +61,8 @@ def test_stores(host: Any) -> None:
     assert host.mount_point("/srv/models").filesystem == "tmpfs"
     assert "/srv/models" in host.file("/etc/fstab").content_string
     assert [models(host, PORTS[name]) for name in PORTS] == [list(BOTH), list(BOTH), ["all-minilm:latest"]]
-    refused = host.run(f"curl -sS -o /dev/null -w '%{{http_code}}' -X DELETE http://127.0.0.1:{PORTS['gpu-one']}/api/delete -d '{{\"model\": \"smollm2:135m\"}}'")
-    assert refused.stdout == "500"
+    delete = f"-X DELETE http://127.0.0.1:{PORTS['gpu-one']}/api/delete -d '{{\"model\": \"smollm2:135m\"}}'"
+    assert host.run(f"curl -sS -o /dev/null -w '%{{http_code}}' {delete}").stdout == "500"
     assert models(host, PORTS["first"]) == list(BOTH)
 
 
