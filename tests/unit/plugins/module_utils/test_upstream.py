@@ -143,7 +143,7 @@ def process() -> Iterator[str]:
 def test_find_nothing(found: Found) -> None:
     """Our own link in the path is no upstream binary."""
     assert _upstream.find() is None
-    found.binary.symlink_to("/opt/ollama/current/bin/ollama")
+    found.binary.symlink_to(__file__)
     assert _upstream.find() is None
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pwd
+import shutil
 import socket
 import ssl
 import stat
@@ -122,6 +123,8 @@ class Unit:
     starts_again: float = 0.0
     restarts: int = 0
     result: str = "success"
+    # it hit its start limit
+    exhausted: bool = False
 
     @property
     def pid(self) -> int:
@@ -257,7 +260,7 @@ class Host:
         if verb == "reset-failed":
             if name not in self.units or not self.units[name].text:
                 raise Refused(f"Failed to reset failed state of unit {name}: Unit {name} not loaded.")
-            self.units[name].restarts = 0
+            self.units[name].restarts, self.units[name].exhausted = 0, False
             return ""
         if not self._text(name):
             raise Refused(f"Failed to {verb} {name}: Unit file {name} does not exist.")
@@ -266,6 +269,10 @@ class Host:
             unit.enabled = verb == "enable"
         if verb in ("stop", "restart") or "--now" in words:
             self._stop(name)
+            # a unit that does not run is unloaded
+            unit.text = unit.text if verb == "restart" else ""
+        if verb in ("start", "restart") and unit.exhausted:
+            raise Refused(f"Job for {name} failed.\n{name}: Start request repeated too quickly.")
         if verb in ("start", "restart") and not unit.pid:
             unit.text, unit.restarts = unit.text or self._text(name), 0
             self._start(name)
@@ -323,7 +330,7 @@ class Host:
         if unit.process:
             unit.process.kill()
             unit.process.wait()
-        unit.process, unit.starts_again, unit.text = None, 0.0, ""
+        unit.process, unit.starts_again = None, 0.0
 
     def _start(self, name: str) -> None:
         unit = self.units[name]
@@ -501,9 +508,10 @@ def test_not_enabled(serving: Host) -> None:
     assert serving.units["ollama@b.service"].enabled
 
 
-def test_stopped_instance(serving: Host) -> None:
-    """An instance that does not run is started."""
+def test_failed_instance(serving: Host) -> None:
+    """An instance that does not run is started, also one that systemd has given up."""
     serving._stop("ollama@b.service")  # pylint: disable=protected-access
+    serving.units["ollama@b.service"].exhausted = True
     result = serving.rollout("1.0.0", serving.instance("a"), serving.instance("b"))
     assert result["restarted"] == ["ollama@b.service"] and sorted(serving.pids()) == ["a", "b"]
 
@@ -683,14 +691,20 @@ def test_bad_first_install_twice(host: Host, how: dict[str, Any]) -> None:
     again = host.rollout("1.0.0", host.instance("a"))
     assert again["failed"] and "Nothing served on this host before" in again["msg"]
     assert not host.kept.exists()
+    host.release("2.0.0", version="9.9.9")
+    assert "Nothing served on this host before" in host.rollout("2.0.0", host.instance("a"))["msg"]
 
 
-def test_going_back_fails_too(serving: Host) -> None:
-    """Both causes are in the message."""
+@pytest.mark.parametrize(("how", "cause"), [({}, "does not start"), ({"version": "9.9.9"}, "answers that it is Ollama 9.9.9")])
+def test_going_back_fails_too(serving: Host, how: dict[str, str], cause: str) -> None:
+    """Both causes are in the message, also where the old release starts and is not what it was."""
     serving.release("2.0.0", hides=True)
-    (serving.root / "1.0.0/bin/ollama").unlink()
+    if how:
+        (serving.root / "1.0.0/how.json").write_text(json.dumps(how), encoding="utf-8")
+    else:
+        (serving.root / "1.0.0/bin/ollama").unlink()
     result = serving.rollout("2.0.0", serving.instance("a"), serving.instance("b"))
-    assert result["failed"] and "2 before: a:1, b:1 lost. Going back to Ollama 1.0.0 failed too: ollama@a.service does not start" in result["msg"]
+    assert result["failed"] and f"2 before: a:1, b:1 lost. Going back to Ollama 1.0.0 failed too: ollama@a.service {cause}" in result["msg"]
 
 
 def test_one_of_two_cannot_go_back(serving: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -744,7 +758,7 @@ def test_killed_before_the_test(serving: Host, monkeypatch: pytest.MonkeyPatch, 
         assert result["restarted"] == ["ollama@b.service"] and serving.pids()["a"] == untested
         assert not serving.rollout("2.0.0", *instances)["changed"]
     else:
-        assert "listed 3 before: a:1, b:1, c:1 lost" in went_back(result)
+        assert went_back(result).startswith("ollama@a.service lists 0 models and listed 3 before: a:1, b:1, c:1 lost")
         assert serving.link == "1.0.0" and serving.serves() == old
 
 
@@ -895,7 +909,10 @@ def test_smoke_model(serving: Host) -> None:
         assert "msg" not in serving.rollout(version, *instances, smoke_model="a:1", keep_versions=9)
     cause = went_back(serving.rollout("4.0.0", *instances, smoke_model="a:1"), "3.0.0")
     assert cause.startswith("ollama@a.service has 30% of a:1 on the GPU and had 57% before")
-    assert "msg" not in serving.rollout("4.0.0", *instances, smoke_model="missing:1")
+    # what was measured last still counts after a rollout that measured nothing
+    assert "msg" not in serving.rollout("4.0.0", *instances, smoke_model="missing:1", keep_versions=9)
+    serving.release("5.0.0", vram=0.3)
+    assert "had 57% before" in went_back(serving.rollout("5.0.0", *instances, smoke_model="a:1", keep_versions=9), "4.0.0")
 
 
 def test_gpu_required(serving: Host) -> None:
@@ -1039,6 +1056,7 @@ def test_adopt_and_go_back(adopting: Host, running: bool) -> None:
     assert (old.store / "manifests/old:1").exists() and not old.store.is_symlink() and not (adopting.stores / "store").exists()
     assert adopting.units["ollama.service"].pid and not adopting.pids()
     assert old.unit.exists() and old.binary.exists() and not adopting.units["ollama@a.service"].enabled
+    assert adopting.link == "" and not adopting.kept.exists()
 
 
 def test_adopt_fails_twice(adopting: Host) -> None:
@@ -1069,17 +1087,41 @@ def test_adopt_and_going_back_fails(adopting: Host, monkeypatch: pytest.MonkeyPa
     assert "old:1 lost" in result["msg"] and f"Going back to the Ollama of {old.unit} failed too: ollama.service does not answer" in result["msg"]
 
 
-def test_adopt_cut_short(adopting: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+def test_adopt_cut_short(adopting: Host, monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
     """A run that was killed after the old one was stopped is taken up by the next one, and taken back where that fails."""
-    old = Old(adopting)
+    old = Old(adopting, enabled=enabled)
     adopting.release("1.0.0", hides=True)
     cut_short(monkeypatch, old.adopt)
     assert old.store.is_symlink() and not adopting.units["ollama.service"].pid
-    adopting.release("1.0.0", version="9.9.9")
-    result = old.adopt()
-    assert f"went back to the Ollama of {old.unit}" in result["msg"] and (old.store / "manifests/old:1").exists()
+    message = old.adopt()["msg"]
+    # what it listed, that it ran, and whose the models were is known from before
+    assert "listed 1 before: old:1 lost" in message and f"went back to the Ollama of {old.unit}" in message and "and that answers" in message
+    assert (old.store / "manifests/old:1").exists() and not old.store.is_symlink() and adopting.units["ollama.service"].pid
     adopting.release("1.0.0")
     assert old.adopt()["changed"] and not old.unit.exists() and (adopting.stores / "store/manifests/old:1").exists()
+
+
+def test_adopt_cut_short_and_removed(adopting: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody removed the old one after a run was killed: there is nothing to go back to any more."""
+    old = Old(adopting)
+    cut_short(monkeypatch, old.adopt)
+    old.unit.unlink()
+    old.binary.unlink()
+    adopting._stop("ollama@a.service")  # pylint: disable=protected-access
+    adopting.release("1.0.0", version="9.9.9")
+    assert "Nothing served on this host before" in old.adopt()["msg"]
+    adopting.release("1.0.0")
+    assert old.adopt()["changed"] and (adopting.stores / "store/manifests/old:1").exists()
+
+
+def test_adopt_one_without_models(adopting: Host) -> None:
+    """Where nothing was moved there is nothing to move back."""
+    old = Old(adopting)
+    shutil.rmtree(old.store)
+    (adopting.stores / "store").mkdir()
+    adopting.release("1.0.0", version="9.9.9")
+    assert "went back" in old.adopt()["msg"] and (adopting.stores / "store").is_dir() and not old.store.exists()
 
 
 def test_adopt_one_that_is_switched_off(adopting: Host) -> None:
