@@ -107,6 +107,22 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def missing(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Of some layers those that are not there, or not in the size that they must have."""
+        return [layer for layer in layers if self.blob_size(layer.digest) != layer.size]
+
+    def part_path(self, digest: str) -> str:
+        """Where a blob is put together before it is published."""
+        return os.path.join(self.staging, f"{digest.replace(':', '-')}.part")
+
+    def staged_bytes(self, layers: Iterable[Layer]) -> int:
+        """Bytes on disk of downloads of these layers that were begun: they need no further space."""
+        total = 0
+        for layer in layers:
+            with suppress(FileNotFoundError):
+                total += min(os.stat(self.part_path(layer.digest)).st_blocks * 512, layer.size)
+        return total
+
     def used(self) -> tuple[set[str], list[str]]:
         """The digests that manifests name, and the paths of manifests that cannot be read."""
         digests: set[str] = set()
