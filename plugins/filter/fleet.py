@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _checksums, _gateway, _model, _rollout
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,26 +33,36 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name of each filter and its function."""
         functions = (
+            _capacity.capacity_report,
             _checksums.release_checksums,
             _gateway.gateway_clients,
             _gateway.gateway_listeners,
             _gateway.gateway_rate,
             _gateway.gateway_server_names,
             _gateway.gateway_users,
+            _lock.lock_document,
+            _lock.lock_moves,
+            _lock.lockable,
+            _lock.model_lock,
+            _mirror.mirror_networks,
+            _mirror.mirror_redirect_hosts,
             _model.config_id,
             _model.instances,
             _model.listen_address,
             _model.listeners,
             _model.management_address,
-            _model.manifest,
-            _model.memory_warnings,
             _model.mount_options,
-            _model.pulls,
             _model.scrape_targets,
             _model.service_units,
             _model.store_writer,
             _model.upstreams,
             _model.url_host,
+            _models.manifest,
+            _models.mirror_store,
+            _models.model_sources,
+            _models.resolved_models,
+            _models.store_models,
+            _models.warm_models,
             _rollout.release_report,
             _rollout.rollout_instances,
         )

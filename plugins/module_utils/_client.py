@@ -6,18 +6,22 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from contextlib import suppress
 from http.client import HTTPException
 from typing import Any, Iterator
 from urllib.error import HTTPError, URLError
 
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils._names import same_name
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse
 
 
 class OllamaError(Exception):
-    """The API refused, or answered what it should not; the text is for the user."""
+    """The API refused, or answered what it should not; the text is for the user. C(status) is that of HTTP, 0 when it is not the reason."""
+
+    status = 0
 
 
 class OllamaUnreachable(OllamaError):
@@ -40,13 +44,15 @@ class OllamaClient:
         self.url = url.rstrip("/")
         self.timeout = timeout
 
-    def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Send a request. A status of 400 and above becomes OllamaError with the API's own text."""
-        data = None if body is None else json.dumps(body)
+    def _open(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        """Send a request; C(body) is JSON, or a file that is sent as it is. A status of 400 and above becomes OllamaError with the API's own text."""
+        data = body if body is None or hasattr(body, "read") else json.dumps(body)
         try:
-            return open_url(self.url + path, method=method, data=data, timeout=self.timeout, use_proxy=False)
+            return open_url(self.url + path, method=method, data=data, headers=headers, timeout=self.timeout, use_proxy=False)
         except HTTPError as error:
-            raise OllamaError(f"{method} {self.url + path} answered {error.code}: {_error_text(error.read())}") from None
+            problem = OllamaError(f"{method} {self.url + path} answered {error.code}: {_error_text(error.read())}")
+            problem.status = error.code
+            raise problem from None
         except (URLError, OSError, HTTPException) as error:
             raise OllamaUnreachable(f"no Ollama answers at {self.url}: {error}") from None
 
@@ -58,26 +64,35 @@ class OllamaClient:
         if not raw:
             return {}
         try:
-            return json.loads(raw)
+            answer = json.loads(raw)
         except ValueError:
-            raise OllamaError(f"{self.url + path} is no Ollama: it answered {raw[:80]!r}") from None
+            answer = None
+        if not isinstance(answer, dict):
+            raise OllamaError(f"{self.url + path} is no Ollama: it answered {raw[:80]!r}")
+        return answer
 
     def version(self) -> str:
         """Version of the server, without a C(v)."""
         answer = self._json("GET", "/api/version")
-        if not isinstance(answer, dict) or not isinstance(answer.get("version"), str):
+        if not isinstance(answer.get("version"), str):
             raise OllamaError(f"{self.url}/api/version is no Ollama: it answered {str(answer)[:80]}")
         return answer["version"]
 
     def models(self) -> list[dict[str, Any]]:
         """Items of C(/api/tags): name, digest (64 hex digits), size (bytes), details and more."""
-        return self._json("GET", "/api/tags")["models"]
+        found = self._json("GET", "/api/tags").get("models")
+        if not isinstance(found, list) or not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found):
+            raise OllamaError(f"{self.url}/api/tags is no Ollama: it answered no list of models, but {str(found)[:80]}")
+        return found
 
     def find(self, name: str) -> dict[str, Any] | None:
         """The model of exactly this name (tag V(latest) when none is given), or None."""
+        wanted = parse(name).key
         for item in self.models():
-            if same_name(item["name"], name):
-                return item
+            # a name that Ollama allows and we do not is never the one that was asked for
+            with suppress(ValueError):
+                if parse(item["name"]).key == wanted:
+                    return item
         return None
 
     def show(self, name: str) -> dict[str, Any]:
@@ -101,24 +116,51 @@ class OllamaClient:
         self._json("DELETE", "/api/delete", {"model": name})
 
     def pull(self, name: str, insecure: bool = False) -> Iterator[dict[str, Any]]:
-        """Pull a model; yields the status lines of the stream.
+        """Pull a model; yields the status lines of the stream."""
+        return self._stream(f"pull of {name}", "/api/pull", {"model": name, "insecure": insecure})
+
+    def create(self, name: str, **fields: Any) -> Iterator[dict[str, Any]]:
+        """Build a model; yields the status lines of the stream. C(fields) are those of C(/api/create): from or files, system and more.
+
+        Ollama pulls a base that it does not have: see that it has it.
+        """
+        return self._stream(f"build of {name}", "/api/create", {"model": name, **fields})
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the store has the blob C(sha256:<hex>)."""
+        try:
+            self._open("HEAD", f"/api/blobs/{digest}").close()
+        except OllamaError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    def upload_blob(self, digest: str, path: str) -> None:
+        """Send a file as the blob C(sha256:<hex>). Ollama compares the bytes with the digest. OSError when the file cannot be read."""
+        with open(path, "rb") as file:
+            headers = {"Content-Length": str(os.fstat(file.fileno()).st_size), "Content-Type": "application/octet-stream"}
+            self._open("POST", f"/api/blobs/{digest}", file, headers).close()
+
+    def _stream(self, what: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The lines of a stream.
 
         An error after the first line comes with status 200 as a last line C({"error": ...}): it is raised like any other.
         """
-        response = self._open("POST", "/api/pull", {"model": name, "insecure": insecure, "stream": True})
+        response = self._open("POST", path, {**body, "stream": True})
         last: dict[str, Any] = {}
         try:
             for line in response:
                 last = json.loads(line)
                 if "error" in last:
-                    raise OllamaError(f"pull of {name} failed: {last['error']}")
+                    raise OllamaError(f"{what} failed: {last['error']}")
                 yield last
         except socket.timeout:
-            raise OllamaError(f"pull of {name} stalled: nothing came for {self.timeout} s") from None
+            raise OllamaError(f"{what} stalled: nothing came for {self.timeout} s") from None
         except (OSError, HTTPException, ValueError) as error:
-            raise OllamaError(f"pull of {name} broke off: {error}") from None
+            raise OllamaError(f"{what} broke off: {error}") from None
         if last.get("status") != "success":
-            raise OllamaError(f"pull of {name} ended without success; its last word was {last.get('status')!r}")
+            raise OllamaError(f"{what} ended without success; its last word was {last.get('status')!r}")
 
 
 def _error_text(raw: bytes) -> str:

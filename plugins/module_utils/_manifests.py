@@ -47,7 +47,7 @@ class Manifest:
         self.digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
         try:
             document = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"this is no manifest: {raw[:60]!r} ({error})") from None
         if not isinstance(document, dict):
             raise ManifestError(f"this is no manifest: {raw[:60]!r}")

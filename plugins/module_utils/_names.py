@@ -46,7 +46,7 @@ class Name(NamedTuple):
 
 def parse(name: object) -> Name:
     """The parts of a name. Raises ValueError with a sentence for the user."""
-    match = _NAME.match(name) if isinstance(name, str) else None
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
     # two dots would be a way out of the store
     if not match or ".." in str(name):
         raise ValueError(f"{name!r} is no model name: give [host/][namespace/]model[:tag], for example llama3.2:1b")

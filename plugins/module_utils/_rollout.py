@@ -15,11 +15,13 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _ps, _release, _units, _upstream
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import PRIVATE_DIR
 
 KEPT = ".served.json"
 LINK = "current"
@@ -403,6 +405,8 @@ class Rollout:
             if settings.remove_stores and store and os.path.realpath(store) not in stores:
                 remove_store(store)
             os.unlink(environment)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(settings.config_dir, f"{name}.warm.json"))
         if plan.removed:
             _units.systemctl("daemon-reload")
         if plan.upstream:
@@ -523,7 +527,7 @@ def remove_store(store: str) -> None:
     """Remove a store, and nothing that is none. What other hosts may serve stays."""
     if is_shared(store):
         return
-    for part in ("blobs", "manifests"):
+    for part in ("blobs", "manifests", PRIVATE_DIR):
         shutil.rmtree(os.path.join(store, part), ignore_errors=True)
     try:
         os.rmdir(store)

@@ -29,6 +29,8 @@ BUFFER = 1 << 20
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 # what Ollama's own downloads leave: <blob>-partial, <blob>-partial-0, <blob>.tmp
 _PARTIAL = re.compile(r"sha256-[0-9a-f]{64}(-partial(-[0-9]+)?|\.tmp)")
+# what our own leave among what is staged
+_STAGED = re.compile(r".*\.part")
 
 
 class StoreError(Exception):
@@ -141,31 +143,30 @@ class Store:
         used, broken = self.used()
         if broken:
             return {}
-        return {name.replace("-", ":", 1): size for name, size in self._sizes(self.blobs, _BLOB) if name.replace("-", ":", 1) not in used}
+        sizes = {name.replace("-", ":", 1): status.st_size for name, status in self._files(self.blobs, _BLOB)}
+        return {digest: size for digest, size in sizes.items() if digest not in used}
 
     def partials(self) -> dict[str, int]:
         """What broken-off downloads left, of Ollama and of our own: path -> bytes on disk."""
-        found = {os.path.join(self.blobs, name): self._allocated(self.blobs, name) for name, _size in self._sizes(self.blobs, _PARTIAL)}
-        found.update({
-            os.path.join(self.staging, name): self._allocated(self.staging, name) for name, _size in self._sizes(self.staging, re.compile(r".*\.part"))
-        })
-        return found
+        places = ((self.blobs, _PARTIAL), (self.staging, _STAGED))
+        return {os.path.join(folder, name): status.st_blocks * 512 for folder, pattern in places for name, status in self._files(folder, pattern)}
 
     @staticmethod
-    def _sizes(folder: str, pattern: re.Pattern[str]) -> list[tuple[str, int]]:
+    def _files(folder: str, pattern: re.Pattern[str]) -> list[tuple[str, os.stat_result]]:
         try:
-            with os.scandir(folder) as entries:
-                return sorted((entry.name, entry.stat().st_size) for entry in entries if pattern.fullmatch(entry.name))
+            names = sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
         except (FileNotFoundError, NotADirectoryError):
             return []
-
-    @staticmethod
-    def _allocated(folder: str, name: str) -> int:
-        return os.stat(os.path.join(folder, name)).st_blocks * 512
+        found = []
+        for name in names:
+            # a download may end, and a server may delete, meanwhile
+            with suppress(FileNotFoundError):
+                found.append((name, os.stat(os.path.join(folder, name))))
+        return found
 
     def bytes(self) -> int:
         """Bytes of all blobs."""
-        return sum(size for _name, size in self._sizes(self.blobs, _BLOB))
+        return sum(status.st_size for _name, status in self._files(self.blobs, _BLOB))
 
     def free(self) -> int:
         """Bytes that may be written where the store is, or will be."""
@@ -189,9 +190,10 @@ class Store:
     def unverified(self, layers: Iterable[Layer]) -> list[Layer]:
         """Of layers whose blobs are there: those whose bytes were never compared with their digest, or were touched since."""
         journal = self._journal()
-        return [layer for layer in layers if (identity := self._identity(layer.digest)) and journal.get(layer.digest) != identity]
+        return [layer for layer in layers if (identity := self.identity(layer.digest)) and journal.get(layer.digest) != identity]
 
-    def _identity(self, digest: str) -> list[int] | None:
+    def identity(self, digest: str) -> list[int] | None:
+        """What tells a blob from another one or a changed one without reading it: size, time (ns) and inode. None when it is not there."""
         try:
             status = os.stat(self.blob_path(digest))
         except FileNotFoundError:
@@ -200,7 +202,7 @@ class Store:
 
     def remember(self, digests: Iterable[str]) -> None:
         """Note blobs as verified, as they are now."""
-        new = {digest: identity for digest in digests if (identity := self._identity(digest))}
+        new = {digest: identity for digest in digests if (identity := self.identity(digest))}
         if not new:
             return
         self.make_directories()
@@ -232,6 +234,8 @@ class Store:
             return
         except FileNotFoundError:
             os.makedirs(path, 0o755)
+        # others read the store too, a mirror for one, whatever the umask is
+        os.chmod(path, 0o755)
         if os.geteuid() == 0:
             os.chown(path, *owner)
 
@@ -241,6 +245,9 @@ class Store:
         path = os.path.join(self.staging, f"{name}.lock")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            if os.geteuid() == 0:
+                # so that the service's user can take it, too
+                os.fchown(descriptor, *self.owner())
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
@@ -271,11 +278,16 @@ class Store:
         The blobs get the present time: a server that starts between the two deletes unnamed blobs that are older than an hour.
         """
         for digest, path in staged.items():
-            os.utime(path)
-            os.chmod(path, 0o644)
-            if os.geteuid() == 0:
-                os.chown(path, *self.owner())
-            os.replace(path, self.blob_path(digest))
+            try:
+                os.utime(path)
+                os.chmod(path, 0o644)
+                if os.geteuid() == 0:
+                    os.chown(path, *self.owner())
+                os.replace(path, self.blob_path(digest))
+            except FileNotFoundError:
+                # another pull that shares the layer was faster
+                if self.blob_size(digest) is None:
+                    raise
         sync_directory(self.blobs)
         # blobs that were there may be old, and named by nobody until now
         for layer in manifest.layers:
@@ -302,6 +314,11 @@ class Store:
         target = os.path.join(self.private, f"{digest.replace(':', '-')}.corrupt")
         os.replace(self.blob_path(digest), target)
         return target
+
+    def discard_aside(self, digest: str) -> None:
+        """Delete what was set aside, once a good blob has taken its place."""
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.private, f"{digest.replace(':', '-')}.corrupt"))
 
 
 def sync_directory(path: str) -> None:

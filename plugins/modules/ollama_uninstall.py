@@ -88,8 +88,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _rollout, _units
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import PRIVATE_DIR
 
-UNITS = (_rollout.TEMPLATE_UNIT, "ollama-gpu-nodes.service")
+UNITS = (_rollout.TEMPLATE_UNIT, "ollama-gpu-nodes.service", "ollama-warm@.service")
 
 
 class Uninstall:
@@ -105,14 +106,14 @@ class Uninstall:
         stores = {os.path.normpath(path) for path in (*params["stores"], *map(_rollout.store_in, environments)) if path}
         stores = set() if params["keep_models"] else {path for path in stores if os.path.isdir(path)}
         self.kept = sorted(path for path in stores if _rollout.is_shared(path))
-        self.files = [*environments, *self._existing(*(os.path.join(params["unit_dir"], unit) for unit in UNITS)), *self._existing(*params["files"])]
+        self.files = [*environments, *glob.glob(os.path.join(params["config_dir"], "*.warm.json")), *self._existing(*(os.path.join(params["unit_dir"], unit) for unit in UNITS)), *self._existing(*params["files"])]
         if os.path.islink(params["command"]) and os.readlink(params["command"]).startswith(f"{params['root']}/"):
             self.files.append(params["command"])
         self.files += self._existing(*(os.path.join(params["root"], name) for name in (_rollout.LINK, _rollout.KEPT)))
         self.trees = [os.path.join(params["root"], name) for name in _rollout.versions(params["root"])]
         self.trees += glob.glob(os.path.join(params["root"], ".staging-*"))
         for store in sorted(stores - set(self.kept)):
-            self.trees += self._existing(os.path.join(store, "blobs"), os.path.join(store, "manifests"))
+            self.trees += self._existing(*(os.path.join(store, part) for part in ("blobs", "manifests", PRIVATE_DIR)))
         if not params["keep_models"]:
             self.trees += self._existing(os.path.join(params["home"], ".ollama"))
         # the deepest first: a store may lie in the home

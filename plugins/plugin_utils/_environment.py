@@ -52,7 +52,8 @@ def _count(minimum: int) -> Callable[[str, Any], str]:
     return lambda where, value: str(integer(where, value, minimum))
 
 
-def _duration(where: str, value: Any) -> str:
+def duration(where: str, value: Any) -> str:
+    """A duration as Ollama reads it, as text; ModelError when it would take its default instead."""
     text = str(value)
     if isinstance(value, bool) or not (_INTEGER.fullmatch(text) or _DURATION.fullmatch(text)):
         # Ollama would silently take 5m for it
@@ -177,10 +178,10 @@ OPTIONS: dict[str, tuple[str, Callable[[str, Any], str]]] = {
     "http_proxy": ("HTTP_PROXY", _proxy),
     "https_proxy": ("HTTPS_PROXY", _proxy),
     "igpu_enable": ("OLLAMA_IGPU_ENABLE", _boolean),
-    "keep_alive": ("OLLAMA_KEEP_ALIVE", _duration),
+    "keep_alive": ("OLLAMA_KEEP_ALIVE", duration),
     "kv_cache_type": ("OLLAMA_KV_CACHE_TYPE", _choice("f16", "q8_0", "q4_0")),
     "llm_library": ("OLLAMA_LLM_LIBRARY", _library),
-    "load_timeout": ("OLLAMA_LOAD_TIMEOUT", _duration),
+    "load_timeout": ("OLLAMA_LOAD_TIMEOUT", duration),
     "max_loaded_models": ("OLLAMA_MAX_LOADED_MODELS", _count(0)),
     "max_queue": ("OLLAMA_MAX_QUEUE", _count(1)),
     "max_transfer_streams": ("OLLAMA_MAX_TRANSFER_STREAMS", _count(1)),

@@ -32,7 +32,6 @@ DEFAULT_INSTANCES = [{"name": "default"}]
 _INSTANCE_OPTIONS = ("name", "port", "gpus", "models", "models_dir", "environment", "extra_environment", "memory_max", "cpu_quota", "tasks_max")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)")
-_SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _GPU = re.compile(r"(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?")
 # what splits, quotes or expands a path in a unit file
 _UNIT_UNSAFE = re.compile(r"[\s%\"'\\\x00-\x1f\x7f-\x9f]")
@@ -47,7 +46,6 @@ _MOUNT_OPTIONS = ("src", "fstype", "opts", "writer")
 
 _NVIDIA_CONTROLS = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 _NVIDIA_CLASSES = ("char-nvidia*", "char-nvidia-uvm", "char-nvidia-caps")
-_KV_BYTES_PER_TOKEN = 128 * 2**10
 
 
 def model_name(name: Any) -> str:
@@ -56,30 +54,6 @@ def model_name(name: Any) -> str:
         return display_name(name)
     except ValueError as error:
         raise ModelError(str(error)) from None
-
-
-def manifest(models: Any) -> list[dict[str, Any]]:
-    """C(ollama_models), checked: full names, each once.
-
-    Source: an item is a name or a mapping with C(name) and options.
-    """
-    if not isinstance(models, (list, tuple)):
-        raise ModelError(f"ollama_models is {models!r}: give a list of names, or of mappings with name")
-    seen: dict[str, str] = {}
-    result = []
-    for item in models:
-        if not isinstance(item, (str, Mapping)):
-            raise ModelError(f"ollama_models has {item!r}: give a name in quotes, or a mapping with name")
-        entry = {"name": item} if isinstance(item, str) else dict(item)
-        if "name" not in entry:
-            raise ModelError(f"ollama_models has an entry without a name: {entry!r}")
-        name = model_name(entry["name"])
-        # Ollama matches names without case
-        if name.lower() in seen:
-            raise ModelError(f"ollama_models has {name} twice: keep one of {seen[name.lower()]!r} and {entry['name']!r}")
-        seen[name.lower()] = entry["name"]
-        result.append({"warm": False, **entry, "name": name})
-    return result
 
 
 def listen_address(host: str, gateways: list[str], explicit: str | None, default_ipv4: str | None) -> str:
@@ -323,32 +297,6 @@ def listeners(fleet_instances: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     ]
 
 
-def pulls(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What is to be pulled on a host, and through which instance.
-
-    Args: the host's completed instances, and the checked manifest.
-    Returns dicts of name and url, store by store and in the manifest's order: the models that any instance with the store serves, each
-    with the URL of the store's writer. A store whose writer is another host gives nothing.
-    """
-    # Ollama matches names without case
-    names = {model["name"].lower(): model["name"] for model in models}
-    urls: dict[str, str] = {}
-    wanted: dict[str, set[str]] = {}
-    for item in fleet_instances:
-        served = list(names.values()) if item["models"] == "all" else [model_name(name) for name in item["models"]]
-        for name in served:
-            if name.lower() not in names:
-                raise ModelError(f"instance {item['name']}: {name} is not in ollama_models: add it there, or take it out of the instance")
-        wanted.setdefault(item["models_dir"], set()).update(name.lower() for name in served)
-        if item["writer"]:
-            urls[item["models_dir"]] = item["url"]
-    return [
-        {"name": name, "url": urls[store]}
-        for store, keys in wanted.items() if store in urls
-        for key, name in names.items() if key in keys
-    ]
-
-
 def _gpus(where: str, value: Any) -> str | list[str]:
     if value in ("all", "none"):
         return value
@@ -379,7 +327,7 @@ def reach(host: str, hostvars: Mapping[str, Any]) -> str:
     return hostvars.get("ollama_address") or hostvars.get("ansible_host") or host
 
 
-def _reach_from_elsewhere(host: str, hostvars: Mapping[str, Any]) -> str:
+def reach_from_elsewhere(host: str, hostvars: Mapping[str, Any]) -> str:
     """The same, for another host: loopback would be that host itself."""
     address = reach(host, hostvars)
     try:
@@ -401,7 +349,7 @@ def upstreams(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], g
     result = []
     for host in hosts:
         values = hostvars[host]
-        address = own_address if host == gateway else (values.get("ollama_listen_address") or _reach_from_elsewhere(host, values))
+        address = own_address if host == gateway else (values.get("ollama_listen_address") or reach_from_elsewhere(host, values))
         for item in instances(values.get("ollama_instances") or DEFAULT_INSTANCES, address):
             result.append({
                 "host": host,
@@ -423,7 +371,7 @@ def scrape_targets(
     result = []
     for host in hosts:
         values = hostvars[host]
-        address = own_address if host == own_host else (values.get("ollama_management_address") or _reach_from_elsewhere(host, values))
+        address = own_address if host == own_host else (values.get("ollama_management_address") or reach_from_elsewhere(host, values))
         result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": {"host": host}})
     return result
 
@@ -489,43 +437,3 @@ def _device_groups(item: Mapping[str, Any], rules: list[str], gpus: Mapping[str,
         if f"{node['path']} rw" in rules or by_class and (item["gpus"] == "all" or node["path"].startswith("/dev/nvidia"))
     }
     return sorted(group for group in groups if group and group != "root")
-
-
-def memory_warnings(fleet_instances: Iterable[Mapping[str, Any]], memory_bytes: int, gpus: Mapping[str, Any] | None = None) -> list[str]:
-    """A sentence for each instance whose requests in parallel cannot all have the context that it is given.
-
-    Args: the host's completed instances, its memory in bytes, and what module M(gpufleet.ollama.gpu_info) says of it.
-    Ollama allocates the context of all parallel requests when it loads a model. Its KV cache is counted with 128 KiB for a token, that of an
-    8B model with grouped-query attention in f16: 2 (K and V) x 32 layers x 8 heads x 128 dimensions x 2 bytes; half with q8_0, a quarter
-    with q4_0. An instance has the memory of its GPUs, or else its memory_max, or else the host's. Only an explicit context_length counts:
-    Ollama adapts its own default to the memory.
-    """
-    result = []
-    for item in fleet_instances:
-        variables = item["environment"]
-        parallel, context = int(variables.get("OLLAMA_NUM_PARALLEL", 1)), int(variables.get("OLLAMA_CONTEXT_LENGTH", 0))
-        share = {"q8_0": 2, "q4_0": 4}.get(variables.get("OLLAMA_KV_CACHE_TYPE", ""), 1)
-        needed = parallel * context * _KV_BYTES_PER_TOKEN // share
-        memory, owner = _memory_of(item, memory_bytes, gpus or {})
-        if needed > memory:
-            result.append(
-                f"instance {item['name']}: num_parallel {parallel} x context_length {context} takes about {needed / 2**30:.1f} GiB for the KV cache "
-                f"of an 8B model, and {owner} {memory / 2**30:.1f} GiB: lower one of the two{'' if share > 1 else ', or set kv_cache_type to q8_0'}"
-            )
-    return result
-
-
-def _memory_of(item: Mapping[str, Any], memory_bytes: int, gpus: Mapping[str, Any]) -> tuple[int, str]:
-    """The memory that the models of an instance can have, in bytes, and the words for where that is from."""
-    cards = gpus.get("gpus") or []
-    if item["gpus"] == "all":
-        sizes = [gpu.get("memory_bytes") for gpu in cards]
-    else:
-        known = {gpu["uuid"]: gpu.get("memory_bytes") for gpu in cards}
-        sizes = [known.get(uuid) for uuid in ([] if item["gpus"] == "none" else item["gpus"])]
-    if sizes and all(sizes):
-        return sum(size for size in sizes if size), "its GPUs have"
-    size = _SIZE.fullmatch(item["memory_max"] or "")
-    if size:
-        return int(size[1]) * _SIZE_UNITS[size[2]], "its memory_max is"
-    return memory_bytes, "the host has"

@@ -26,6 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DOUBLE = ROOT / "tests/double"
 REGISTRY_NAMES = ("registry.ollama.ai",)
 RELEASE_NAMES = ("github.com",)
+# where the registry sends readers of blobs, as the real one does
+BLOB_NAME = "stand-in.r2.cloudflarestorage.com"
+# models of the tests beside the stand-in's own
+MODELS = Path(__file__).with_name("models.json")
 RELEASES = ROOT / ".cache/releases"
 CHECKSUMS = RELEASES / "checksums.json"
 IMAGE = "gpufleet-host:12"
@@ -41,7 +45,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -
     -addext "subjectAltName=$NAMES" -keyout /srv/tls/key.pem -out /srv/tls/cert.pem.new 2>/dev/null
 mv /srv/tls/cert.pem.new /srv/tls/cert.pem
 cd /srv/double
-exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert.pem --key /srv/tls/key.pem --files /srv/files
+exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert.pem --key /srv/tls/key.pem --files /srv/files \
+    --models /srv/models.json --redirect "$BLOBS:443"
 """
 
 TRUST = "cat >/usr/local/share/ca-certificates/upstream.crt && update-ca-certificates >/dev/null 2>&1"
@@ -101,7 +106,7 @@ def build_release(version: str, *options: str) -> dict[str, str]:
 
 def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     """Start the stand-in on a network under the given names, serving the releases in a folder. Returns its certificate (PEM)."""
-    name = container(network)
+    name, names = container(network), (*names, BLOB_NAME)
     hosts.ensure_network(network)
     # nobody builds a release while it is copied
     with locked(RELEASES.with_name("releases.lock")):
@@ -122,16 +127,17 @@ def _start(name: str, network: str, files: Path, names: tuple[str, ...], key: st
     san = ",".join(f"DNS:{alias}" for alias in names)
     hosts.docker(
         "create", "--name", name, "--network", network, *aliases, "--label", hosts.LABEL, "--label", f"rig.key={key}",
-        "--init", "--restart", "always", "-e", f"NAMES={san}", IMAGE, "sh", "-c", SERVE,
+        "--init", "--restart", "always", "-e", f"NAMES={san}", "-e", f"BLOBS={BLOB_NAME}", IMAGE, "sh", "-c", SERVE,
     )
     hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
     hosts.docker("cp", str(files), f"{name}:/srv/files")
+    hosts.docker("cp", str(MODELS), f"{name}:/srv/models.json")
     hosts.docker("start", name)
 
 
 def _key(files: Path, names: tuple[str, ...]) -> str:
     """What the container was made from; another key means another container."""
-    digest = hashlib.sha256(repr(names).encode() + SERVE.encode())
+    digest = hashlib.sha256(repr(names).encode() + SERVE.encode() + MODELS.read_bytes())
     for folder, paths in ((DOUBLE, DOUBLE.rglob("*.py")), (files, files.rglob("*"))):
         for path in sorted(paths):
             # checksums.json is for the scenarios, and hidden files are what a killed build left

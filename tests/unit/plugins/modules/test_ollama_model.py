@@ -2,99 +2,225 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import lock_entry
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_model
+
+NAME = "smollm2:135m"
+
+
+class Fleet:
+    """A server, a registry, and the module bound to both."""
+
+    def __init__(self, registry: Any, server: Any, store: Path, run_module: Callable[..., Any]) -> None:
+        self.registry = registry
+        self.server = server
+        self.store = store
+        self.name = f"{registry.host}/library/{NAME}"
+        self._run_module = run_module
+
+    def run(self, *names: str, check: bool = False, **args: Any) -> dict[str, Any]:
+        """A sideload of names of the default registry, from the registry as a mirror."""
+        defaults = {"store": str(self.store), "url": self.server.url, "sources": [self.registry.url], "upstream": False, "reserve": "0", "timeout": 20}
+        return self._run_module(ollama_model.main, check=check, **{"name": list(names) or [NAME], "retries": 0, **defaults, **args})
+
+    def api(self, name: str = "", check: bool = False, **args: Any) -> dict[str, Any]:
+        """A pull by the server."""
+        return self.run(name or self.name, check=check, method="api", insecure=True, **args)
+
+    def digests(self) -> dict[str, str]:
+        """What the server shows."""
+        return {item["name"]: item["digest"] for item in self.server.get("/api/tags")["models"]}
+
+    def lock(self, name: str = NAME) -> dict[str, Any]:
+        """An entry of a lock for what the registry means now."""
+        model, _colon, tag = name.partition(":")
+        return lock_entry(self.registry.get(f"/v2/library/{model}/manifests/{tag}"), "registry")
+
+    def requests(self) -> int:
+        """Requests that the registry saw."""
+        return self.registry.get("/_double/stats")["requests"]
 
 
 @pytest.fixture
-def fleet(start_registry: Callable[..., Any], start_server: Callable[..., Any], run_module: Callable[..., Any]) -> Any:
-    """A server, its registry, and the module bound to both."""
-
-    class Fleet:
-        registry = start_registry()
-        server = start_server()
-        name = f"{registry.host}/library/smollm2:135m"
-
-        def run(self, name: str | None = None, check: bool = False, **args: Any) -> dict[str, Any]:
-            return run_module(
-                ollama_model.main, check=check, name=name or self.name, url=self.server.url, insecure=True, retries=0, timeout=20, **args
-            )
-
-        def digests(self) -> dict[str, str]:
-            return {item["name"]: item["digest"] for item in self.server.get("/api/tags")["models"]}
-
-    return Fleet()
+def fleet(start_registry: Callable[..., Any], start_server: Callable[..., Any], run_module: Callable[..., Any], tmp_path: Path) -> Fleet:
+    """A server whose store is empty, and its registry."""
+    store = tmp_path / "models"
+    return Fleet(start_registry(), start_server(OLLAMA_MODELS=str(store)), store, run_module)
 
 
-def test_pull_then_nothing(fleet: Any) -> None:
-    """A missing model is pulled and changed; the second run changes nothing and asks no registry."""
-    first = fleet.run()
-    assert first["changed"] and first["digest"] == fleet.digests()[fleet.name] and first["size"] > 1_000_000
-    asked = fleet.registry.get("/_double/stats")
-    second = fleet.run()
-    assert not second["changed"] and second["digest"] == first["digest"]
-    assert fleet.registry.get("/_double/stats") == asked
+def test_sideload_then_nothing(fleet: Fleet) -> None:
+    """Missing models come and the server shows them; the second run asks, fetches and hashes nothing."""
+    first = fleet.run(NAME, "all-minilm")
+    assert first["changed"] and first["fetched_bytes"] == first["missing_bytes"] > 4 << 20 and first["unknown"] == []
+    assert {item["name"]: item["digest"] for item in first["models"]} == fleet.digests()
+    assert [item["name"] for item in first["models"]] == [NAME, "all-minilm:latest"]
+    assert first["models"][0]["source"] == "resolved" and first["free_bytes"] > 0 and first["seconds"] > 0
+    asked = fleet.requests()
+    second = fleet.run(NAME, "all-minilm")
+    assert not second["changed"] and second["fetched_bytes"] == second["hashed_bytes"] == second["missing_bytes"] == 0
+    assert fleet.requests() == asked and second["models"][0] == {**first["models"][0], "source": "present", "changed": False}
+    assert second["diff"]["before"] == second["diff"]["after"] == first["diff"]["after"]
 
 
-def test_check_mode_pulls_nothing(fleet: Any) -> None:
-    """Check mode says what would be done, and the diff shows it."""
+def test_lock_decides(fleet: Fleet) -> None:
+    """A model in another version than that of the lock is replaced, by a key in any spelling."""
+    locked = fleet.lock()
+    digest = locked["manifest_digest"][7:]
+    fleet.registry.post("/_double/republish", {"name": NAME, "seed": 99})
+    other = fleet.run()["models"][0]["digest"]
+    assert other != digest
+    lock = {"registry.ollama.ai/library/SmolLM2:135M": locked}
+    planned = fleet.run(lock=lock, check=True)
+    assert planned["changed"] and planned["diff"] == {"before": f"{NAME} {other}\n", "after": f"{NAME} {digest}\n"}
+    assert planned["missing_bytes"] > 4 << 20 and planned["fetched_bytes"] == 0
+    result = fleet.run(lock=lock)
+    assert result["models"][0] == {"name": NAME, "digest": digest, "size": locked["size"], "changed": True, "source": "locked"}
+    assert fleet.digests() == {NAME: digest} and not fleet.run(lock=lock)["changed"]
+
+
+def test_check_mode_touches_nothing(fleet: Fleet) -> None:
+    """An absent name without a lock is not known; nobody is asked and no directory is made."""
     result = fleet.run(check=True)
-    assert result["changed"] and result["digest"] == ""
-    assert "absent" in result["diff"]["before"] and "to be pulled" in result["diff"]["after"]
+    assert result["changed"] and result["unknown"] == [NAME] and result["models"][0]["digest"] == ""
+    assert result["diff"] == {"before": f"{NAME} absent\n", "after": f"{NAME} (to be pulled)\n"}
+    assert fleet.requests() == 0 and not fleet.store.exists()
+
+
+def test_check_mode_on_a_bare_host(fleet: Fleet) -> None:
+    """There is no server yet."""
+    assert fleet.run(check=True, url="http://127.0.0.1:9")["changed"]
+    assert fleet.api(check=True, url="http://127.0.0.1:9")["changed"]
+    assert not fleet.run(check=True, url="http://127.0.0.1:9", state="absent")["changed"]
+
+
+def test_without_a_server(fleet: Fleet) -> None:
+    """A mirror has none: nothing is compared, and nothing can be done through it."""
+    assert fleet.run(url="")["changed"]
+    assert "state absent and method api need" in fleet.run(url="", state="absent")["msg"]
+
+
+def test_version_of_the_server_is_told(start_registry: Callable[..., Any], fleet: Fleet, tmp_path: Path) -> None:
+    """The registry refuses a model that the server is too old for; where there is no server, nothing is too old."""
+    catalogue = tmp_path / "catalogue.json"
+    catalogue.write_text(json.dumps([{"name": "new:1b", "size": 1 << 20, "requires": "0.35.0"}]), encoding="utf-8")
+    registry = start_registry("--models", str(catalogue))
+    result = fleet.run("new:1b", sources=[registry.url])
+    assert result["failed"] and result["kind"] == "too-old" and "0.35.0" in result["msg"]
+    assert fleet.run("new:1b", sources=[registry.url], url="")["changed"]
+
+
+def test_server_of_another_store(fleet: Fleet, tmp_path: Path) -> None:
+    """What was put into a store that the server does not use is a failure, with the question that helps."""
+    result = fleet.run(store=str(tmp_path / "elsewhere"))
+    assert result["failed"] and "shows no such model" in result["msg"] and "OLLAMA_MODELS" in result["msg"]
+
+
+def test_no_server_is_an_error(fleet: Fleet) -> None:
+    """Without check mode a server that does not answer is an error that names the URL."""
+    for run in (fleet.run, fleet.api):
+        assert "no Ollama answers at http://127.0.0.1:9" in run(url="http://127.0.0.1:9")["msg"]
+
+
+def test_bad_blob_is_replaced(fleet: Fleet) -> None:
+    """The result names it, and the diff says that the model was not whole."""
+    fleet.run()
+    blob = max((fleet.store / "blobs").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(b"bad")
+    assert fleet.run(check=True)["corrupt"] == [blob.name.replace("-", ":")] and blob.read_bytes() == b"bad"
+    result = fleet.run()
+    assert result["changed"] and result["corrupt"] == [blob.name.replace("-", ":")] and "(incomplete)" in result["diff"]["before"]
+    assert not fleet.run(verify=True)["changed"]
+
+
+def test_names_are_exact(fleet: Fleet) -> None:
+    """x is x:latest; it is not present because x:135m is. Case does not matter, and a name twice is one model."""
+    fleet.run()
+    assert fleet.run("smollm2", check=True)["unknown"] == ["smollm2:latest"]
+    result = fleet.run("SMOLLM2:135m", NAME)
+    assert not result["changed"] and len(result["models"]) == 1
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    ({"name": "a/b/c/d"}, "is no model name"),
+    ({"rate_limit": "fast"}, "rate_limit is 'fast': give a number of bytes"),
+    ({"reserve": "-1G"}, "reserve is '-1G'"),
+    ({"connections": 0}, "connections must be at least 1"),
+    ({"sources": ["mirror:8140"]}, "is no source"),
+    ({"lock": {NAME: {"manifest": "{}"}}}, f"the lock of {NAME} is damaged"),
+    ({"lock": {NAME: {}}}, "has no manifest"),
+    ({"lock": {"a/b/c/d": {}}}, "is no model name"),
+])
+def test_bad_arguments(fleet: Fleet, args: dict[str, Any], words: str) -> None:
+    """One sentence, before anything is asked or made."""
+    assert words in fleet.run(**args)["msg"]
+    assert fleet.requests() == 0 and not fleet.store.exists()
+
+
+def test_damaged_entry_of_another_model(fleet: Fleet) -> None:
+    """It is no reason to stop."""
+    assert fleet.run(lock={"other": {"manifest": "{}"}}, check=True)["changed"]
+
+
+def test_progress_needs_a_place(fleet: Fleet) -> None:
+    """A folder that is not there is said before the pull."""
+    assert "No such file" in fleet.run(progress_path=str(fleet.store / "no" / "progress"))["msg"]
     assert fleet.digests() == {}
 
 
-def test_check_mode_without_a_server(run_module: Callable[..., Any]) -> None:
-    """On a bare host there is no server yet: the plan is to pull."""
-    result = run_module(ollama_model.main, check=True, name="smollm2:135m", url="http://127.0.0.1:9", timeout=5)
-    assert result["changed"]
+def test_api_pull_then_nothing(fleet: Fleet) -> None:
+    """The server pulls a missing model; the second run changes nothing and asks no registry."""
+    first = fleet.api()
+    assert first["changed"] and {fleet.name: first["models"][0]["digest"]} == fleet.digests() and first["models"][0]["size"] > 1_000_000
+    asked = fleet.requests()
+    assert not fleet.api()["changed"] and fleet.requests() == asked
+    assert not fleet.api(refresh=True)["changed"] and fleet.requests() > asked
 
 
-def test_no_server_is_an_error(run_module: Callable[..., Any]) -> None:
-    """Without check mode a server that does not answer is an error that names the URL."""
-    result = run_module(ollama_model.main, name="smollm2:135m", url="http://127.0.0.1:9", timeout=5)
-    assert result["failed"] and "no Ollama answers at http://127.0.0.1:9" in result["msg"]
+def test_api_check_mode(fleet: Fleet) -> None:
+    """Check mode pulls nothing and says what it does not know."""
+    result = fleet.api(check=True)
+    assert result["changed"] and result["unknown"] == [fleet.name] and "to be pulled" in result["diff"]["after"] and fleet.digests() == {}
+    lock = {fleet.name: fleet.lock()}
+    assert lock[fleet.name]["manifest_digest"][7:] in fleet.api(check=True, lock=lock)["diff"]["after"]
 
 
-def test_names_are_exact(fleet: Any) -> None:
-    """x is x:latest; it is not present because x:135m is, and case does not matter."""
-    fleet.run()
-    result = fleet.run(name=fleet.name.replace(":135m", ""), check=True)
-    assert result["changed"] and result["name"].endswith("smollm2:latest")
-    assert not fleet.run(name=fleet.name.replace("smollm2", "SMOLLM2"), check=True)["changed"]
+def test_api_with_a_lock(fleet: Fleet) -> None:
+    """Equal to the lock: no request. Another version: pulled, and a failure when the registry means something else by now."""
+    lock = {fleet.name: fleet.lock()}
+    assert fleet.api(lock=lock)["models"][0]["source"] == "locked"
+    asked = fleet.requests()
+    assert not fleet.api(lock=lock)["changed"] and fleet.requests() == asked
+    fleet.registry.post("/_double/republish", {"name": NAME, "seed": 99})
+    assert not fleet.api(lock=lock)["changed"]
+    newer = {fleet.name: fleet.lock()}
+    assert fleet.api(lock=newer)["changed"]
+    result = fleet.api(lock=lock)
+    assert result["failed"] and "use method: sideload" in result["msg"]
 
 
-def test_missing_in_the_registry(fleet: Any) -> None:
+def test_api_missing_in_the_registry(fleet: Fleet) -> None:
     """An unknown tag fails at once, in words that say so."""
-    result = fleet.run(name=fleet.name.replace("135m", "nope"))
-    assert result["failed"] and "the registry has no such model or tag" in result["msg"]
+    assert "the registry has no such model or tag" in fleet.api(fleet.name.replace("135m", "nope"))["msg"]
 
 
-def test_refresh_is_changed_only_by_a_new_digest(fleet: Any) -> None:
-    """A refresh pulls again, which rewrites the manifest file, but is no change while the tag means the same."""
-    fleet.run()
-    assert not fleet.run(refresh=True)["changed"]
-
-
-def test_error_in_the_stream(fleet: Any) -> None:
+def test_api_error_in_the_stream(fleet: Fleet) -> None:
     """An error after the first line comes with status 200; it is a failure all the same, and nothing is left half there."""
     assert fleet.registry.ask("POST", "/_double/faults", {"fault": "wrong_bytes"})[0] < 300
-    result = fleet.run()
-    assert result["failed"] and "digest mismatch" in result["msg"]
-    assert fleet.digests() == {}
+    assert "digest mismatch" in fleet.api()["msg"] and fleet.digests() == {}
 
 
-def test_absent(fleet: Any) -> None:
-    """A model is deleted once."""
-    fleet.run()
-    assert fleet.run(state="absent", check=True)["changed"] and fleet.digests()
-    assert fleet.run(state="absent")["changed"] and not fleet.digests()
-    assert not fleet.run(state="absent")["changed"]
-
-
-def test_bad_name(fleet: Any) -> None:
-    """A name that is none stops before any request."""
-    assert "is no model name" in fleet.run(name="a/b/c/d")["msg"]
+def test_absent(fleet: Fleet) -> None:
+    """Models are deleted once, in any spelling."""
+    fleet.run(NAME, "all-minilm")
+    planned = fleet.run(NAME.upper(), "nope", state="absent", check=True)
+    assert planned["changed"] and len(fleet.digests()) == 2
+    result = fleet.run(NAME.upper(), "nope", state="absent")
+    assert [item["changed"] for item in result["models"]] == [True, False] and list(fleet.digests()) == ["all-minilm:latest"]
+    assert result["diff"] == planned["diff"] and "nope:latest absent" in result["diff"]["before"]
+    assert not fleet.run(NAME, state="absent")["changed"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _model
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _model, _models
 
 ROOT = Path(__file__).resolve().parents[4]
 DEFAULTS = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text(encoding="utf-8"))
@@ -22,11 +22,12 @@ def derive(values: dict[str, Any]) -> list[dict[str, str]]:
     address = _model.listen_address("gpu1", ["gw"], values["ollama_listen_address"], "10.0.0.5")
     writer = _model.store_writer("gpu1", values["ollama_models_mount"], ["gpu1"])
     found = _model.instances(values["ollama_instances"], address, values["ollama_models_dir"] or "(empty)", writer)
-    return _model.pulls(found, _model.manifest(values["ollama_models"]))
+    return _models.store_models(found, _models.manifest(values["ollama_models"]))
 
 
 def test_the_defaults_are_good() -> None:
-    assert derive(DEFAULTS) == []
+    [store] = derive(DEFAULTS)
+    assert store["present"] == store["custom"] == []
 
 
 @pytest.mark.parametrize("entry", BY_MODEL, ids=lambda entry: entry["name"])

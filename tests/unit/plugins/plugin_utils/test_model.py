@@ -220,41 +220,9 @@ def test_loopback_where_another_gateway_asks() -> None:
         _model.listen_address("h", ["h", "gw"], "127.0.0.1", "10.0.0.5")
 
 
-def test_manifest() -> None:
-    """Names are completed, and each is there once, whatever its case."""
-    assert _model.manifest(["a", {"name": "b:1", "warm": True}]) == [{"name": "a:latest", "warm": False}, {"name": "b:1", "warm": True}]
-    with pytest.raises(_model.ModelError, match="twice"):
-        _model.manifest(["a", "A:latest"])
-    with pytest.raises(_model.ModelError, match="no model name"):
-        _model.manifest(["a b"])
-    with pytest.raises(_model.ModelError, match="without a name"):
-        _model.manifest([{"model": "a"}])
-    with pytest.raises(_model.ModelError, match="give a list of names"):
-        _model.manifest("llama3.2")
-    with pytest.raises(_model.ModelError, match="ollama_models has 3.2: give a name in quotes"):
-        _model.manifest([3.2])
-
-
 def test_listeners() -> None:
     expected = {"port": 11434, "address": "10.0.0.5", "unit": "ollama@*.service", "option": "the port of instance default in ollama_instances"}
     assert _model.listeners([one()]) == [expected]
-
-
-def test_pulls() -> None:
-    """For each store what any of its instances serves, in the manifest's order, through the store's writer."""
-    models = _model.manifest(["a", "b", "C"])
-
-    def pulls(items: list[dict[str, Any]], writer: bool = True) -> list[tuple[str, str]]:
-        raw = [{"name": f"i{number}", "port": 11434 + number, **item} for number, item in enumerate(items)]
-        return [(pull["name"], pull["url"][-1]) for pull in _model.pulls(_model.instances(raw, "10.0.0.5", "/store", writer), models)]
-
-    assert pulls([{"models": ["c", "a:latest"]}]) == [("a:latest", "4"), ("C:latest", "4")]
-    assert pulls([{"models": ["c"]}, {}]) == [("a:latest", "4"), ("b:latest", "4"), ("C:latest", "4")]
-    two_stores = [{"models": ["b"]}, {"models": ["b"], "models_dir": "/own"}, {"models": ["a"]}]
-    assert pulls(two_stores) == [("a:latest", "4"), ("b:latest", "4"), ("b:latest", "5")]
-    assert pulls(two_stores, writer=False) == [("b:latest", "5")]
-    with pytest.raises(_model.ModelError, match="instance i1: d:latest is not in ollama_models"):
-        pulls([{}, {"models": ["d"]}])
 
 
 @pytest.mark.parametrize(
@@ -379,33 +347,3 @@ def test_devices(wanted: Any, gpus: dict[str, Any], rules: list[str], groups: li
 def test_gpu_that_the_host_has_not() -> None:
     with pytest.raises(_model.ModelError, match="instance default: gpus has GPU-9, which the host does not have: give some of GPU-0000, GPU-1111"):
         _model.service_units([one(gpus=[GPU0, "GPU-9"])], [], GPUS)
-
-
-@pytest.mark.parametrize(
-    ("options", "gpus", "message"),
-    [
-        # 24 GiB hold 196608 tokens in f16
-        ({"environment": {"context_length": 196608}, "gpus": [GPU0]}, GPUS, ""),
-        (
-            {"environment": {"context_length": 49153, "num_parallel": 4}, "gpus": [GPU0]}, GPUS,
-            "instance default: num_parallel 4 x context_length 49153 takes about 24.0 GiB for the KV cache of an 8B model, and its GPUs have 24.0 GiB: "
-            "lower one of the two, or set kv_cache_type to q8_0",
-        ),
-        ({"environment": {"context_length": 49153, "num_parallel": 4, "kv_cache_type": "q8_0"}, "gpus": [GPU0]}, GPUS, ""),
-        ({"environment": {"context_length": 786433, "kv_cache_type": "q4_0"}, "gpus": [GPU0]}, GPUS, "its GPUs have 24.0 GiB: lower one of the two"),
-        ({"environment": {"context_length": 196609}}, GPUS, ""),
-        ({"environment": {"context_length": 393217}}, GPUS, "its GPUs have 48.0 GiB"),
-        ({"environment": {"context_length": 0, "num_parallel": 1000000}}, GPUS, ""),
-        ({"environment": {"num_parallel": 1000000}}, {}, ""),
-        ({"environment": {"context_length": 131072}, "gpus": "none"}, GPUS, ""),
-        ({"environment": {"context_length": 131073}, "gpus": "none"}, GPUS, "the host has 16.0 GiB"),
-        ({"environment": {"context_length": 131072}, "gpus": "none", "memory_max": "8G"}, GPUS, "its memory_max is 8.0 GiB"),
-        ({"environment": {"context_length": 131073}}, {"gpus": [{"uuid": GPU0, "memory_bytes": None}]}, "the host has 16.0 GiB"),
-        ({"environment": {"context_length": 131073}, "gpus": ["MIG-2222"]}, GPUS, "the host has 16.0 GiB"),
-    ],
-    ids=str,
-)
-def test_memory_warnings(options: dict[str, Any], gpus: dict[str, Any], message: str) -> None:
-    """128 KiB for a token, against the memory that the instance has."""
-    found = _model.memory_warnings([one(**options)], 16 * 2**30, gpus)
-    assert [message in sentence for sentence in found] == ([True] if message else [])
