@@ -43,12 +43,17 @@ _KEYS = {
     "attention.value_length_mla": "value_length_mla",
     "attention.kv_lora_rank": "kv_lora_rank",
     "attention.sliding_window": "sliding_window",
+    "attention.sliding_window_pattern": "sliding_window_pattern",
+    "attention.key_length_swa": "key_length_swa",
+    "attention.value_length_swa": "value_length_swa",
+    "attention.shared_kv_layers": "shared_kv_layers",
+    "full_attention_interval": "full_attention_interval",
     "rope.dimension_count": "rope_dimension_count",
     "pooling_type": "pooling_type",
     "vocab_size": "vocabulary_size",
 }
 _NEEDED = ("block_count", "context_length", "embedding_length", "attention.head_count")
-_PER_LAYER = ("head_count", "head_count_kv")
+_PER_LAYER = ("head_count", "head_count_kv", "sliding_window_pattern")
 _VOCABULARY = "tokenizer.ggml.tokens"
 
 
@@ -65,9 +70,10 @@ def read_metadata(read: Read) -> dict[str, Any]:
     C(architecture) is C(general.architecture), C(file_type) llama.cpp's number in C(general.file_type), C(parameter_count)
     C(general.parameter_count). With C(<architecture>.) before it: block_count, context_length, embedding_length, pooling_type;
     vocabulary_size from C(vocab_size), or the length of C(tokenizer.ggml.tokens); rope_dimension_count from C(rope.dimension_count);
-    head_count, head_count_kv, key_length, value_length, key_length_mla, value_length_mla, kv_lora_rank and sliding_window from
-    C(attention.<key>). All are whole numbers; head_count and head_count_kv may be lists of them, one for each layer, and head_count_kv
-    is head_count where it is not given.
+    full_attention_interval; head_count, head_count_kv, key_length, value_length, key_length_mla, value_length_mla, key_length_swa,
+    value_length_swa, kv_lora_rank, shared_kv_layers, sliding_window and sliding_window_pattern from C(attention.<key>). All are whole
+    numbers; head_count, head_count_kv and sliding_window_pattern (0 or 1) may be lists of them, one for each layer, and head_count_kv is
+    head_count where it is not given.
 
     Reading ends where the vocabulary begins when the rest is known. What stands behind it is missing then: files made by
     C(llama-quantize) have their C(file_type) there.
@@ -257,6 +263,7 @@ def _result(found: dict[str, Any]) -> dict[str, Any]:
 
 def _count(value: Any, per_layer: bool) -> Any | None:
     """A count, or the counts of the layers; None when it is none."""
-    if isinstance(value, list) and per_layer and value and all(_count(item, False) is not None for item in value):
-        return value
+    if isinstance(value, list) and per_layer and value and all(isinstance(item, int) and item >= 0 for item in value):
+        # which layers have a window is said by booleans
+        return [int(item) for item in value]
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

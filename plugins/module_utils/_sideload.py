@@ -270,6 +270,11 @@ class Sideload:
             return Model(name, present, present, "present")
         return Model(name, present, None if dry else self._resolve(name), "resolved")
 
+    def unverified(self, plan: Plan) -> int:
+        """Bytes of the models' blobs in the store that were never compared with their digests."""
+        layers = {layer.digest: layer for model in plan.models for layer in (model.manifest.layers if model.manifest else [])}
+        return sum(layer.size for layer in self.store.unverified(layers.values()))
+
     def _verify(self, layers: list[Layer], dry: bool) -> tuple[int, list[str]]:
         """Bytes that were hashed, and the digests of bad blobs, which are out of the way unless C(dry)."""
         # what is looked at, so that a blob which another pull puts there meanwhile is not taken for it

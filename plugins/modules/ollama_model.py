@@ -160,23 +160,34 @@ models:
     name:
       description: Name as the instance shows it, with its tag.
       type: str
+      returned: success
       sample: llama3.2:latest
     digest:
       description: SHA-256 of the manifest, 64 hex digits. Empty when the model is absent, or not known in check mode.
       type: str
+      returned: success
       sample: baf6a787fdffd633537aa2eb51cfd54cb93ff08e28040095462bb63daf552878
     size:
       description: Size in bytes. 0 when it is absent or not known.
       type: int
+      returned: success
       sample: 1321098329
     changed:
       description: Whether this model was not as it had to be.
       type: bool
+      returned: success
       sample: true
     source:
       description: Where the version comes from. V(locked) is O(lock), V(resolved) the registry or a source, V(present) what was there.
       type: str
+      returned: success
       sample: locked
+  sample:
+    - name: llama3.2:1b
+      digest: baf6a787fdffd633537aa2eb51cfd54cb93ff08e28040095462bb63daf552878
+      size: 1321098329
+      changed: true
+      source: locked
 missing_bytes:
   description: Bytes of the layers that were missing, each counted once. 0 with O(method=api), where they are not known.
   type: int
@@ -189,6 +200,11 @@ fetched_bytes:
   sample: 1321098329
 hashed_bytes:
   description: Bytes of blobs that were there and were compared with their digest.
+  type: int
+  returned: success
+  sample: 0
+unverified_bytes:
+  description: Bytes of blobs of these models that are in the store and were never compared with their digests. A run without check mode does it.
   type: int
   returned: success
   sample: 0
@@ -265,7 +281,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 LEAST = {"connections": 1, "retries": 0, "stall_timeout": 1, "chunk_size": 4096}
 # the registry compares it with what a model needs; without a server there is none that could be too old
 NO_SERVER_VERSION = "0.99.0"
-NOTHING = {"missing_bytes": 0, "fetched_bytes": 0, "hashed_bytes": 0, "free_bytes": 0, "unknown": [], "corrupt": []}
+NOTHING = {"missing_bytes": 0, "fetched_bytes": 0, "hashed_bytes": 0, "unverified_bytes": 0, "free_bytes": 0, "unknown": [], "corrupt": []}
 
 
 class Server:
@@ -366,11 +382,16 @@ class Files:
         if not self.check_mode:
             self.sideload.run(plan, Progress(self.params["progress_path"], len(names)))
             self._compare(models)
+        elif not any(model["changed"] for model in models):
+            # a server that is not there yet shows nothing yet
+            with suppress(OllamaUnreachable):
+                self._compare(models)
         return {
             **result(models, [before(model) for model in plan.models]),
             "missing_bytes": plan.missing_bytes,
             "fetched_bytes": self.sideload.fetched,
             "hashed_bytes": plan.hashed,
+            "unverified_bytes": self.sideload.unverified(plan),
             "free_bytes": plan.free,
             "unknown": [model.name.display for model in plan.models if not model.manifest],
             "corrupt": plan.corrupt,

@@ -181,6 +181,10 @@ class _Model(NamedTuple):
     unknown: str
 
 
+# what has no known limit has room for all
+_NOT_KNOWN = 1 << 62
+
+
 class _Place(NamedTuple):
     """Where an instance loads its models: bytes in all, in words, and of each GPU its number and bytes (none for the host's memory)."""
 
@@ -240,8 +244,8 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     of it; and what has to stay free on each disk, in bytes.
     Returns lines, a table of the disks and of every model on every instance, and problems, a sentence with the mend for each row that does not fit.
 
-    An instance has the memory of its GPUs, less OLLAMA_GPU_OVERHEAD for each, as far as all of them are known, or else its memory_max, or
-    else the host's memory. Each model has to fit by itself, and all warm models of an instance together. The type of the KV cache counts
+    An instance has the memory of its GPUs, less OLLAMA_GPU_OVERHEAD for each; where the driver does not tell it, the check cannot say no. An
+    instance without GPUs has its memory_max, or else the host's memory. Each model has to fit by itself, and all warm models of an instance together. The type of the KV cache counts
     unless flash attention is off, which it needs.
     """
     found = list(stores)
@@ -356,6 +360,9 @@ def _place(item: Mapping[str, Any], memory_bytes: int, gpus: Mapping[str, Any]) 
     if sizes and all(sizes.values()) and (wanted == "all" or len(sizes) == len(wanted)):
         overhead = int(item["environment"].get("OLLAMA_GPU_OVERHEAD", 0))
         return _Place(max(0, sum(sizes.values()) - overhead * len(sizes)), "GPU memory", "its GPUs have", sizes, overhead)
+    if mine or not isinstance(wanted, str):
+        # before the driver is there, or slices of a GPU
+        return _Place(_NOT_KNOWN, "GPU memory, size not known", "its GPUs have", {}, 0)
     limit = item.get("memory_max")
     if limit:
         return _Place(int(limit.rstrip("KMGT")) * _UNITS.get(limit[-1], 1), "memory_max", "its memory_max is", {}, 0)
@@ -446,6 +453,8 @@ def _row_alone(instance: _Instance, load: _Load) -> tuple[tuple[str, ...], str]:
 
 
 def _row(owner: str, what: str, need: str, place: _Place, fits: bool) -> tuple[str, ...]:
+    if place.total == _NOT_KNOWN:
+        return ("memory", owner, what, need, f"of {place.words}", "")
     return ("memory", owner, what, need, f"of {_gib(place.total)} {place.words}", _verdict(fits))
 
 
@@ -508,7 +517,7 @@ def _rows_shared(instances: Iterable[_Instance], memory_bytes: int) -> _Rows:
     """Rows for the instances with warm models that share GPUs, and for those that share the host's memory."""
     groups: list[list[_Instance]] = []
     for instance in instances:
-        if instance.together:
+        if instance.together and instance.place.total != _NOT_KNOWN:
             near = [group for group in groups if any(_shares(instance, other) for other in group)]
             groups = [group for group in groups if group not in near] + [[*(other for group in near for other in group), instance]]
     return [_row_shared(group, memory_bytes) for group in groups if len(group) > 1]

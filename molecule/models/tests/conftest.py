@@ -15,7 +15,6 @@ sys.path.insert(0, os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molec
 from scenario import on_host  # noqa: E402
 
 HOSTS = ("models-a", "models-b", "models-c", "models-d")
-MODELS = "molecule/models/converge.yml"
 STORE = "/var/lib/ollama/models"
 LOCK = f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/models.lock.yml"
 

@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-from conftest import HOSTS, MODELS, STORE, digests, locked
+from conftest import HOSTS, STORE, digests, locked
 from scenario import INVENTORY, on_host, play
 
 READERS = HOSTS[1:]
@@ -28,7 +28,7 @@ def cached_fleet(tmp_path: Path) -> Iterator[str]:
     more = tmp_path / "inventory.json"
     more.write_text(json.dumps({"all": {"hosts": {"models-a": {"ollama_mirror_mode": "pull_through"}}}}), encoding="utf-8")
     yield ",".join([*files, str(more)])
-    assert play(MODELS).status == 0
+    assert play("models").status == 0
 
 
 def test_a_cache_asks_the_registry_once(cached_fleet: str, counted: Callable[[], dict[str, int]]) -> None:
@@ -38,20 +38,20 @@ def test_a_cache_asks_the_registry_once(cached_fleet: str, counted: Callable[[],
     big = {layer["digest"]: layer["size"] for layer in locked()["big:1b"]["layers"]}
     # the only mirror is the cache: the others would give the model on
     options = ("-i", more, "--tags", "ollama_mirror", "-l", "models-a")
-    assert play(MODELS, *options, inventory=base).status == 0
+    assert play("models", *options, inventory=base).status == 0
     address = on_host("models-a").check_output("hostname -i").split()[0]
     pull = ("-i", more, "--tags", "ollama_models", "-l", ",".join(READERS))
     # a registry that only the cache may reach
     arguments: dict[str, Any] = {
         "ollama_models_waves": "100%", "ollama_models_sources": [f"http://{address}:8140"], "ollama_models_upstream_enabled": False,
-        "ollama_models": ["big:1b", {"name": "smollm2:135m", "warm": True}, {"name": "all-minilm", "warm": True, "keep_alive": "24h"}],
+        "ollama_models": [{"name": "big:1b", "warm": True}, "smollm2:135m"],
     }
-    done = play(MODELS, *pull, inventory=base, **arguments)
+    done = play("models", *pull, inventory=base, **arguments)
     assert done.status == 0 and all(f"sha256:{digests(host)['big:1b']}" == locked()["big:1b"]["manifest_digest"] for host in READERS), done
     served = counted()
     assert {digest: served.get(digest, 0) for digest, size in big.items() if size > 1 << 20} == {digest: size for digest, size in big.items() if size > 1 << 20}
     drop("big:1b", READERS[:1])
-    assert play(MODELS, *pull, inventory=base, **arguments).status == 0
+    assert play("models", *pull, inventory=base, **arguments).status == 0
     assert counted() == served
 
 
@@ -64,7 +64,7 @@ def test_from_a_directory(counted: Callable[[], dict[str, int]]) -> None:
     drop("smollm2:135m", ("models-a",))
     # no mirror may help either
     arguments: dict[str, Any] = {"ollama_models_sources": ["/srv/bundle"], "ollama_models_upstream_enabled": False, "ollama_mirror_mode": "pull_through"}
-    done = play(MODELS, "-l", "models-a", "--skip-tags", "ollama_mirror", **arguments)
+    done = play("models", "-l", "models-a", "--skip-tags", "ollama_mirror", **arguments)
     assert done.status == 0 and f"sha256:{digests('models-a')['smollm2:135m']}" == locked()["smollm2:135m"]["manifest_digest"], done
     assert counted() == before
     on_host("models-a").check_output("rm -rf /srv/bundle")
@@ -72,7 +72,7 @@ def test_from_a_directory(counted: Callable[[], dict[str, int]]) -> None:
 
 def test_a_model_that_nobody_has() -> None:
     """One sentence, with the name and where it was looked for."""
-    done = play(MODELS, "-l", "models-b", "--skip-tags", "ollama_mirror", ollama_models=["nope:1b"])
+    done = play("models", "-l", "models-b", "--skip-tags", "ollama_mirror", ollama_models=["nope:1b"])
     assert done.failed_with("nope:1b") and done.says("registry.ollama.ai"), done
 
 
@@ -86,7 +86,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(counted: Call
         assert done.status != 0 and done.says("/srv/small") and done.says("does not fit"), done
         # without the check the module refuses it
         host.check_output("mkdir -p /srv/small/blobs /srv/small/manifests")
-        done = play(MODELS, "-l", "models-b", "--tags", "ollama_models", ollama_capacity_check="off", **options)
+        done = play("models", "-l", "models-b", "--tags", "ollama_models", ollama_capacity_check="off", **options)
         assert done.status != 0 and done.says("/srv/small"), done
         assert host.check_output("find /srv/small -type f -size +4k") == "" and counted() == {}
     finally:
@@ -106,6 +106,6 @@ def test_memory_that_is_too_small() -> None:
 
 def test_the_store_is_as_before() -> None:
     """All of this left the fleet as the inventory wants it."""
-    done = play(MODELS)
+    done = play("models")
     assert done.status == 0 and all(done.changed(host) == 0 for host in HOSTS), done
     assert on_host("models-b").check_output(f"ls {STORE}") != ""

@@ -46,7 +46,8 @@ def value(content: Any) -> bytes:
     if isinstance(content, list) and content and isinstance(content[0], str):
         return struct.pack("<IIQ", ARRAY, STRING, len(content)) + b"".join(map(text, content))
     if isinstance(content, list):
-        return struct.pack(f"<IIQ{len(content)}I", ARRAY, U32, len(content), *content)
+        kind = BOOL if content and isinstance(content[0], bool) else U32
+        return struct.pack(f"<IIQ{len(content)}{CODES[kind]}", ARRAY, kind, len(content), *content)
     kind = BOOL if isinstance(content, bool) else F32 if isinstance(content, float) else U32
     return struct.pack(f"<I{CODES[kind]}", kind, content)
 
@@ -87,7 +88,9 @@ def test_all_keys() -> None:
         **LLAMA, "general.name": "x" * 1000, "general.parameter_count": 1235814432, "llama.attention.head_count": [32, 0, 32],
         "llama.attention.head_count_kv": [8, 0, 8],
         "llama.attention.key_length": 128, "llama.attention.value_length": 64, "llama.attention.key_length_mla": 192, "llama.attention.value_length_mla": 96,
-        "llama.attention.kv_lora_rank": 512, "llama.attention.sliding_window": 4096, "llama.rope.dimension_count": 64, "llama.vocab_size": 9,
+        "llama.attention.kv_lora_rank": 512, "llama.attention.sliding_window": 4096,
+        "llama.attention.sliding_window_pattern": [True, False, True], "llama.attention.key_length_swa": 64, "llama.attention.value_length_swa": 32,
+        "llama.attention.shared_kv_layers": 2, "llama.full_attention_interval": 4, "llama.rope.dimension_count": 64, "llama.vocab_size": 9,
         "llama.ssm.state_size": 4,
         "llama.vision.block_count": 27, "other.block_count": 99, "llama.feed_forward_length": [1, 2],
     })
@@ -95,7 +98,8 @@ def test_all_keys() -> None:
         "architecture": "llama", "parameter_count": 1235814432, "block_count": 16, "context_length": 131072, "embedding_length": 2048,
         "head_count": [32, 0, 32],
         "head_count_kv": [8, 0, 8], "key_length": 128, "value_length": 64, "key_length_mla": 192, "value_length_mla": 96, "kv_lora_rank": 512,
-        "sliding_window": 4096,
+        "sliding_window": 4096, "sliding_window_pattern": [1, 0, 1], "key_length_swa": 64, "value_length_swa": 32, "shared_kv_layers": 2,
+        "full_attention_interval": 4,
         "rope_dimension_count": 64, "vocabulary_size": 9,
     }
 

@@ -230,13 +230,14 @@ def test_disk() -> None:
         ({"gpus": "none"}, cards(48), "of 64.0 GiB host memory"),
         ({"gpus": "none", "memory_max": "16G"}, cards(48), "of 16.0 GiB memory_max"),
         ({"gpus": "none", "memory_max": 17179869184}, cards(48), "of 16.0 GiB memory_max"),
-        ({}, cards(48, None), "of 64.0 GiB host memory"),
-        ({"gpus": ["GPU-0", "MIG-7"]}, cards(48), "of 64.0 GiB host memory"),
+        ({}, cards(48, None), "of GPU memory, size not known"),
+        ({"gpus": ["GPU-0", "MIG-7"]}, cards(48), "of GPU memory, size not known"),
+        ({"gpus": ["GPU-0"]}, None, "of GPU memory, size not known"),
         ({}, None, "of 64.0 GiB host memory"),
     ],
 )
 def test_memory_of_an_instance(options: dict[str, Any], gpus: Any, words: str) -> None:
-    """Its GPUs when all are known, then its limit, then the host."""
+    """Its GPUs, of which the check cannot say no until all are known; without GPUs its limit, or the host."""
     assert words in report([{"name": "a", **options}], ["llama3.1:8b"], gpus)["lines"][1]
 
 
