@@ -27,7 +27,7 @@ DOUBLE = ROOT / "tests/double"
 REGISTRY_NAMES = ("registry.ollama.ai",)
 RELEASE_NAMES = ("github.com",)
 # where the registry sends readers of blobs, as the real one does
-BLOB_NAME = "stand-in.r2.cloudflarestorage.com"
+BLOB_NAME = "standin.r2.cloudflarestorage.com"
 # models of the tests beside the stand-in's own
 MODELS = Path(__file__).with_name("models.json")
 RELEASES = ROOT / ".cache/releases"
@@ -46,7 +46,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -
 mv /srv/tls/cert.pem.new /srv/tls/cert.pem
 cd /srv/double
 exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert.pem --key /srv/tls/key.pem --files /srv/files \
-    --models /srv/models.json --redirect "$BLOBS:443"
+    --models /srv/models.json --redirect "$BLOBS"
 """
 
 TRUST = "cat >/usr/local/share/ca-certificates/upstream.crt && update-ca-certificates >/dev/null 2>&1"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
 from conftest import HOSTS, STORE, digests, locked
-from scenario import INVENTORY, on_host, play
+from scenario import on_host, play
 
 READERS = HOSTS[1:]
 
@@ -21,37 +20,24 @@ def drop(model: str, hosts: tuple[str, ...]) -> None:
 
 
 @pytest.fixture
-def cached_fleet(tmp_path: Path) -> Iterator[str]:
-    """An inventory in which the first host is a cache for the three others, and no host gives on its store."""
-    text = Path(INVENTORY)
-    files = [str(text)] if text.is_file() else [str(text)]
-    more = tmp_path / "inventory.json"
-    more.write_text(json.dumps({"all": {"hosts": {"models-a": {"ollama_mirror_mode": "pull_through"}}}}), encoding="utf-8")
-    yield ",".join([*files, str(more)])
-    assert play("models").status == 0
+def cache() -> Iterator[str]:
+    """The first host as a cache in front of the registry; its URL."""
+    assert play("models", "-l", "models-a", "--tags", "ollama_mirror", ollama_mirror_mode="pull_through").status == 0
+    yield f"http://{on_host('models-a').check_output('hostname -i').split()[0]}:8140"
+    assert play("models", "-l", "models-a", "--tags", "ollama_mirror").status == 0
 
 
-def test_a_cache_asks_the_registry_once(cached_fleet: str, counted: Callable[[], dict[str, int]]) -> None:
+def test_a_cache_asks_the_registry_once(cache: str, counted: Callable[[], dict[str, int]]) -> None:
     """Three hosts at once, cold: the registry gives each byte once; warm, it gives none."""
-    base, more = cached_fleet.rsplit(",", 1)
     drop("big:1b", READERS)
-    big = {layer["digest"]: layer["size"] for layer in locked()["big:1b"]["layers"]}
-    # the only mirror is the cache: the others would give the model on
-    options = ("-i", more, "--tags", "ollama_mirror", "-l", "models-a")
-    assert play("models", *options, inventory=base).status == 0
-    address = on_host("models-a").check_output("hostname -i").split()[0]
-    pull = ("-i", more, "--tags", "ollama_models", "-l", ",".join(READERS))
-    # a registry that only the cache may reach
-    arguments: dict[str, Any] = {
-        "ollama_models_waves": "100%", "ollama_models_sources": [f"http://{address}:8140"], "ollama_models_upstream_enabled": False,
-        "ollama_models": [{"name": "big:1b", "warm": True}, "smollm2:135m"],
-    }
-    done = play("models", *pull, inventory=base, **arguments)
+    options = {"ollama_models_sources": [cache], "ollama_models_upstream_enabled": False, "ollama_models_waves": "100%"}
+    done = play("models", "-l", ",".join(READERS), "--tags", "ollama_models", **options)
     assert done.status == 0 and all(f"sha256:{digests(host)['big:1b']}" == locked()["big:1b"]["manifest_digest"] for host in READERS), done
     served = counted()
-    assert {digest: served.get(digest, 0) for digest, size in big.items() if size > 1 << 20} == {digest: size for digest, size in big.items() if size > 1 << 20}
+    weights = next(layer for layer in locked()["big:1b"]["layers"] if layer["kind"] == "model")
+    assert {digest: count for digest, count in served.items() if count > 1 << 20} == {weights["digest"]: weights["size"]}
     drop("big:1b", READERS[:1])
-    assert play("models", *pull, inventory=base, **arguments).status == 0
+    assert play("models", "-l", READERS[0], "--tags", "ollama_models", **options).status == 0
     assert counted() == served
 
 

@@ -29,7 +29,9 @@ from ollama_double import registry
 
 ROLE = Path(__file__).resolve().parents[4] / "roles/ollama_mirror"
 TEMPLATE = ROLE / "templates/etc/ollama-mirror/nginx.conf.j2"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+# unpacked there by tests/rig/bootstrap where the machine has none
+UNPACKED = ROLE.parents[1] / ".venv/nginx/usr/sbin"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:{UNPACKED}")
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 SLICE = 8 << 20
 MODEL = "big:1b"
