@@ -62,6 +62,7 @@ class FilterModule:
             _models.model_sources,
             _models.resolved_models,
             _models.store_models,
+            _models.store_proxies,
             _models.warm_models,
             _rollout.release_report,
             _rollout.rollout_instances,

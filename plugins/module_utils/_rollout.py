@@ -15,8 +15,8 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import suppress
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, Iterator, NamedTuple
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _ps, _release, _units, _upstream
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError
@@ -305,7 +305,8 @@ class Rollout:
         # the models of a new host come after its first start
         if not model or client.find(model) is None:
             return {}
-        share = _ps.try_model(client, model)["processor_gpu"]
+        with _cold(item.name):
+            share = _ps.try_model(client, model)["processor_gpu"]
         before = known.get("shares", {}).get(model, 0.0) if known.get("gpus") == item.gpus else 0.0
         if gpu_expected and share == 0:
             raise OllamaError(f"{item.unit} runs {model} on the CPU, and a GPU is required{last_words(item.unit)}")
@@ -413,6 +414,20 @@ class Rollout:
             plan.upstream.remove(kept.get("upstream", {}))
         for version in plan.old_versions:
             shutil.rmtree(os.path.join(settings.root, version))
+
+
+@contextmanager
+def _cold(name: str) -> Iterator[None]:
+    """Keep the warm models of an instance from loading for a while: they would be in the way of a test, or it in theirs."""
+    unit = f"ollama-warm@{name}.service"
+    waiting = _units.show(unit, "ActiveState").get("ActiveState") == "activating"
+    if waiting:
+        _units.systemctl("stop", unit)
+    try:
+        yield
+    finally:
+        if waiting:
+            _units.systemctl("start", "--no-block", unit)
 
 
 def versions(root: str) -> list[str]:

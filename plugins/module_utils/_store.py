@@ -214,11 +214,35 @@ class Store:
 
     def owner(self) -> tuple[int, int]:
         """User and group of what is written, by their ids."""
-        for path in (self.blobs, self.path):
-            with suppress(FileNotFoundError):
-                status = os.stat(path)
-                return status.st_uid, status.st_gid
-        return os.geteuid(), os.getegid()
+        found = []
+        for look in (os.lstat, os.stat):
+            for path in (self.blobs, self.path):
+                with suppress(FileNotFoundError):
+                    status = look(path)
+                    found.append((status.st_uid, status.st_gid))
+        # a user who may replace a part of the store could lead root elsewhere by a link: root's it is only when all of it is root's
+        return next((owner for owner in found if owner[0]), found[0] if found else (os.geteuid(), os.getegid()))
+
+    @contextmanager
+    def as_owner(self) -> Iterator[None]:
+        """Act as the owner of the store, who could make root write anywhere by links, and go back to root in the end.
+
+        Does nothing for others than root, within itself, and for a store that is root's or is not there yet. It holds for all threads.
+        """
+        uid, gid = self.owner()
+        if os.geteuid() != 0 or uid == 0:
+            yield
+            return
+        before, groups = os.getegid(), os.getgroups()
+        try:
+            os.setgroups([])
+            os.setegid(gid)
+            os.seteuid(uid)
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(before)
+            os.setgroups(groups)
 
     def make_directories(self) -> None:
         """Make what is missing of the store, as its owner's."""

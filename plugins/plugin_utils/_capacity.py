@@ -193,6 +193,8 @@ class _Place(NamedTuple):
     owner: str
     cards: dict[int, int]
     overhead: int
+    # bytes of the host's memory that a model may use too which the GPUs cannot hold
+    beside: int = 0
 
 
 class _Load(NamedTuple):
@@ -236,13 +238,15 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     memory_bytes: int,
     gpus: Mapping[str, Any] | None = None,
     reserve_bytes: int = 0,
+    pending: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Whether the models of a host fit onto its disks and into its memory.
 
     Args: the host's completed instances; the checked manifest; the C(models) of its lock, name -> entry; the results of
     M(gpufleet.ollama.ollama_model_info), one for each store that this host writes; its memory in bytes; what M(gpufleet.ollama.gpu_info) says
-    of it; and what has to stay free on each disk, in bytes.
-    Returns lines, a table of the disks and of every model on every instance, and problems, a sentence with the mend for each row that does not fit.
+    of it; what has to stay free on each disk, in bytes; and the paths of C(pending) stores, whose disk is not there yet.
+    Returns lines, a table of the disks and of every model on every instance, problems, a sentence with the mend for each row that does not fit,
+    and warnings, the same for models that run partly on the CPU when somebody asks for them.
 
     An instance has the memory of its GPUs, less OLLAMA_GPU_OVERHEAD for each; where the driver does not tell it, the check cannot say no. An
     instance without GPUs has its memory_max, or else the host's memory. Each model has to fit by itself, and all warm models of an instance together. The type of the KV cache counts
@@ -256,13 +260,19 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     memory: list[tuple[str, ...]] = []
     problems: list[str] = []
     for store in found:
-        _add(_disk(store, reserve_bytes), disk, problems)
+        _add(_disk(store, reserve_bytes, pending), disk, problems)
     for instance in loaded:
         for part in (_rows_alone(instance), _row_together(instance)):
             _add(part, memory, problems)
         problems += [*_too_many(instance), *_thrown_out(instance)]
     _add(_rows_shared(loaded, memory_bytes), memory, problems)
-    return {"lines": [*_table(disk), *_table(memory)], "problems": problems}
+    warnings = [sentence for sentence in problems if isinstance(sentence, _Partly)]
+    stops = [sentence for sentence in problems if not isinstance(sentence, _Partly)]
+    return {"lines": [*_table(disk), *_table(memory)], "problems": stops, "warnings": [str(sentence) for sentence in warnings]}
+
+
+class _Partly(str):
+    """A sentence about a model that works, though slowly."""
 
 
 _Rows = list[tuple[tuple[str, ...], str]]
@@ -359,7 +369,7 @@ def _place(item: Mapping[str, Any], memory_bytes: int, gpus: Mapping[str, Any]) 
     sizes = {number: card.get("memory_bytes") or 0 for number, card in mine}
     if sizes and all(sizes.values()) and (wanted == "all" or len(sizes) == len(wanted)):
         overhead = int(item["environment"].get("OLLAMA_GPU_OVERHEAD", 0))
-        return _Place(max(0, sum(sizes.values()) - overhead * len(sizes)), "GPU memory", "its GPUs have", sizes, overhead)
+        return _Place(max(0, sum(sizes.values()) - overhead * len(sizes)), "GPU memory", "its GPUs have", sizes, overhead, memory_bytes)
     if mine or not isinstance(wanted, str):
         # before the driver is there, or slices of a GPU
         return _Place(_NOT_KNOWN, "GPU memory, size not known", "its GPUs have", {}, 0)
@@ -414,10 +424,13 @@ def _batch(tokens: int) -> int:
     return 1024 if tokens > 4096 else _BATCH
 
 
-def _disk(store: Mapping[str, Any], reserve: int) -> _Rows:
+def _disk(store: Mapping[str, Any], reserve: int, pending: Sequence[str]) -> _Rows:
     # the result of a loop has the store in its item
     path, missing, free = store.get("store") or store["item"]["store"], store["missing_bytes"], store["free_bytes"]
-    fits = missing + reserve <= free
+    if path in pending:
+        return [(("disk  ", path, f"needs {_gb(missing)} + {_gb(reserve)} reserve", "size not known before it is mounted or adopted", ""), "")]
+    # who has all must not free a reserve
+    fits = not missing or missing + reserve <= free
     problem = "" if fits else (
         f"{path}: {_gb(missing)} of models are to come, {_gb(reserve)} are to stay free, and {_gb(free)} are free: "
         f"free some, take models out of ollama_models, choose a larger disk or {_WARN}"
@@ -445,11 +458,15 @@ def _row_alone(instance: _Instance, load: _Load) -> tuple[tuple[str, ...], str]:
     cache = f"{_gib(memory['kv'])} KV cache ({tokens}, {load.cache_type})" if _has_shape(load.model.metadata) else "KV cache not known"
     need = f"{_gib(memory['weights'])} weights + {cache} + {_gib(memory['compute'])} buffers{_to_spare(load.spare)}"
     of_it = f", {_gib(memory['kv'])} of it for the KV cache ({tokens} tokens in {load.cache_type})" if memory["kv"] else ""
-    problem = "" if fits else (
-        f"instance {instance.name}: {load.model.name} needs {_gib(load.total)}{_to_spare(load.spare)}{of_it}, and {place.owner} {_gib(place.total)}: "
-        f"{_either([*_mends(instance, load), _WARN])}"
-    )
-    return _row(f"instance {instance.name}", load.model.name, need, place, fits), problem
+    cause = f"instance {instance.name}: {load.model.name} needs {_gib(load.total)}{_to_spare(load.spare)}{of_it}, and {place.owner} {_gib(place.total)}: "
+    mends = _mends(instance, load)
+    row = _row(f"instance {instance.name}", load.model.name, need, place, fits)
+    if fits:
+        return row, ""
+    if not load.model.warm and load.total <= place.total + place.beside:
+        # Ollama serves it all the same
+        return (*row[:-1], "partly on the CPU"), _Partly(f"{cause}it runs partly on the CPU, and slowly. To have all of it on GPUs, {_either(mends)}")
+    return row, f"{cause}{_either([*mends, _WARN])}"
 
 
 def _row(owner: str, what: str, need: str, place: _Place, fits: bool) -> tuple[str, ...]:

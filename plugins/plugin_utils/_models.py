@@ -21,7 +21,7 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import DEFA
 _DEFINITION = ("sha256", "adapters", "template", "system", "license", "parameters", "messages", "quantize")
 _OPTIONS = ("name", "state", "warm", "keep_alive", "keep", "from", *_DEFINITION)
 _SHA256 = re.compile(r"(sha256:)?[0-9a-f]{64}")
-_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+_PROXIES = {"HTTPS_PROXY": "https", "HTTP_PROXY": "http", "NO_PROXY": "bypass"}
 DEFAULT_MIRROR_PORT = 8140
 # finished hosts that one asks before the others: more would only be asked when these fail
 _PEERS = 3
@@ -145,8 +145,7 @@ def store_models(
 
     Args: the host's completed instances, the checked manifest, and, for a store that other hosts read, the name of this C(host), the
     C(hostvars) of all, and the C(hosts) of the Ollama group.
-    Returns a dict for each store: store (path), url (of the writer), proxy (variables of its environment), present and absent (names),
-    custom (definitions, each after what it is made from), keep (all names that have a place there). What any instance with the store
+    Returns a dict for each store: store (path), url (of the writer), present and absent (names), custom (definitions, each after what it is made from), keep (all names that have a place there). What any instance with the store
     serves belongs into it, with what that is made from, in the manifest's order.
     """
     by_key = {parse(model["name"]).key: model for model in models}
@@ -155,9 +154,7 @@ def store_models(
     for item in [*fleet_instances, *_readers(host, hostvars or {}, hosts)]:
         wanted.setdefault(item["models_dir"], set()).update(_served_keys(item, by_key))
         if item["writer"]:
-            variables = item["environment"]
-            proxy = {name.lower(): variables[name] for name in _PROXIES if variables.get(name)}
-            stores[item["models_dir"]] = {"store": item["models_dir"], "url": item["url"], "proxy": proxy}
+            stores[item["models_dir"]] = {"store": item["models_dir"], "url": item["url"]}
     absent = [model["name"] for model in by_key.values() if model["state"] == "absent"]
     return [{**store, **_split(by_key, wanted[path]), "absent": absent} for path, store in stores.items()]
 
@@ -166,7 +163,19 @@ def mirror_store(path: str, models: Iterable[Mapping[str, Any]]) -> list[dict[st
     """The same for the store of a mirror that runs no Ollama: all models of registries, and no server."""
     by_key = {parse(model["name"]).key: model for model in models}
     kept = {key for key, model in by_key.items() if model["definition"] is None and model["state"] == "present"}
-    return [{"store": path, "url": "", "proxy": {}, **_split(by_key, kept), "absent": []}]
+    absent = [model["name"] for model in by_key.values() if model["state"] == "absent"]
+    return [{"store": path, "url": "", **_split(by_key, kept), "absent": absent}]
+
+
+def store_proxies(fleet_instances: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The proxy of each store's writer, by the path of the store: https, http and bypass, as far as its environment has them.
+
+    Apart from store_models, since a password may be in it.
+    """
+    return {
+        item["models_dir"]: {option: item["environment"][name] for name, option in _PROXIES.items() if item["environment"].get(name)}
+        for item in fleet_instances if item["writer"]
+    }
 
 
 def _served_keys(item: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> set[str]:
@@ -235,16 +244,18 @@ def warm_models(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[M
 
 
 def model_sources(
-    mirrors: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], host: str, playing: Iterable[str] = (), result: str = "",
+    mirrors: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], host: str, wanted: Iterable[str] = (), playing: Iterable[str] = (), result: str = "",
 ) -> list[str]:
     """Where a host can get blobs from inside the fleet, best first, as URLs.
 
-    Args: the hosts of the group C(mirror), the C(hostvars) of all, this C(host), the hosts of the running play, and the name of the variable
-    that holds the C(result) of the pull on those of them that have all their models by now.
-    A few finished hosts come first, others for each host, so that no one of them gives to all. Then come the caches (pull_through),
-    which fetch what they lack, then mirrors that are not in the play: they may have it. Mirrors that are still to be filled are left out.
+    Args: the hosts of the group C(mirror), the C(hostvars) of all, this C(host), the names that are C(wanted), the hosts of the running play,
+    and the name of the variable that holds the C(result) of the pull on those of them that have all their models by now.
+    A few finished hosts come first, those that have most of it, and of these not the same for every host, so that no one of them gives to all.
+    Then come the caches (pull_through), which fetch what they lack, then mirrors that are not in the play: they may have it. Mirrors that are
+    still to be filled are left out.
     """
-    finished, caches, others = [], [], []
+    finished: dict[str, set[str]] = {}
+    caches, others = [], []
     for mirror in mirrors:
         values = hostvars[mirror]
         if mirror == host:
@@ -253,14 +264,29 @@ def model_sources(
         if (values.get("ollama_mirror_mode") or "store") == "pull_through":
             caches.append(url)
         elif (values.get(result) or {"failed": True}).get("failed") is not True:
-            finished.append(url)
+            finished[url] = _pulled(values[result])
         elif mirror not in set(playing):
             others.append(url)
 
-    def spread(urls: list[str]) -> list[str]:
+    def spread(urls: Iterable[str]) -> list[str]:
         return sorted(urls, key=lambda url: hashlib.sha256(f"{host} {url}".encode()).digest())
 
-    return [*spread(finished)[:_PEERS], *spread(caches), *spread(others)[:_PEERS]]
+    return [*_peers(spread(finished), finished, {parse(name).key for name in wanted}), *spread(caches), *spread(others)[:_PEERS]]
+
+
+def _pulled(result: Mapping[str, Any]) -> set[str]:
+    """Keys of the models that a pull brought or found."""
+    return {parse(model["name"]).key for item in result.get("results") or [] for model in item.get("models") or []}
+
+
+def _peers(urls: list[str], has: Mapping[str, set[str]], wanted: set[str]) -> list[str]:
+    """Some of the finished hosts, so that each wanted model is at one of them at least where anybody has it."""
+    best = sorted(urls, key=lambda url: -len(has[url] & wanted))
+    found = best[:_PEERS]
+    for url in best[_PEERS:]:
+        if has[url] & wanted - set().union(*(has[peer] for peer in found)):
+            found.append(url)
+    return found
 
 
 def mirror_url(mirror: str, values: Mapping[str, Any]) -> str:

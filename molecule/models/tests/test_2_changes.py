@@ -90,6 +90,19 @@ def test_absent_and_prune() -> None:
     assert done.status == 0 and set(digests("models-a")) == {"smollm2:135m", "all-minilm:latest"}, done
 
 
+def test_a_seed_that_fails_does_not_stop_the_others() -> None:
+    """The first host of the waves, alone in its wave: the run goes on without it, and fails at the end with its words."""
+    host = on_host("models-a")
+    host.check_output("systemctl stop ollama@default")
+    try:
+        done = play("models")
+        assert done.failed_with("no Ollama answers at http://127.0.0.1:11434"), done
+        recap = {line.split()[0]: line for line in done.output.splitlines() if " ok=" in line}
+        assert "failed=1" in recap["models-a"] and all("failed=0" in recap[name] for name in HOSTS[1:]), recap
+    finally:
+        host.check_output("systemctl start ollama@default")
+
+
 def test_back_again() -> None:
     """The manifest of the inventory brings all of it back."""
     assert play("models").status == 0

@@ -181,6 +181,11 @@ def report(
     return _capacity.capacity_report(completed, _models.manifest(models), lock, [store(**disk)], int(memory * GIB), gpus or {"gpus": []}, 10**9)
 
 
+def trouble(found: dict[str, list[str]]) -> list[str]:
+    """All that is not as it should be."""
+    return found["problems"] + found["warnings"]
+
+
 def cells(line: str) -> list[str]:
     """The columns of a line."""
     return re.split(" {2,}", line)
@@ -260,18 +265,37 @@ def test_context(options: dict[str, Any], model: dict[str, Any], gpus: Any, word
     assert words in found[2] and "mine:latest  4.6 GiB weights" in found[2]
 
 
+@pytest.mark.parametrize(
+    ("options", "model", "gpus", "words"),
+    [
+        ({}, {}, cards(16), "(4096 x 1, f16)"),
+        ({}, {}, cards(24), "(32768 x 1, f16)"),
+        # the model ends before Ollama's default
+        ({}, {}, cards(80), "(131072 x 1, f16)"),
+        ({"context_length": 0}, {}, cards(16), "(4096 x 1, f16)"),
+        ({"context_length": 16384, "kv_cache_type": "q8_0"}, {}, cards(80), "1.1 GiB KV cache (16384 x 1, q8_0)"),
+        ({"context_length": 16384, "kv_cache_type": "q8_0", "flash_attention": False}, {}, cards(80), "2.0 GiB KV cache (16384 x 1, f16)"),
+        ({"context_length": 16384}, {"parameters": {"num_ctx": 2048}}, cards(80), "(2048 x 1, f16)"),
+    ],
+)
+def test_context(options: dict[str, Any], model: dict[str, Any], gpus: Any, words: str) -> None:
+    """Of the model, of the instance, or Ollama's default for the GPUs."""
+    found = report([{"name": "a", "environment": options}], ["llama3.1:8b", {"name": "mine", "from": "Llama3.1:8B", **model}], gpus)["lines"]
+    assert words in found[2] and "mine:latest  4.6 GiB weights" in found[2]
+
+
 def test_boundary() -> None:
     """One byte decides, and one GiB stays free on the GPU unless the inventory says otherwise."""
     need = _capacity.model_memory(LLAMA_8B, int(4.6 * GIB), 4096)["total"]
     fits = {"name": "a", "environment": {"context_length": 4096}}
-    assert not report([fits], ["llama3.1:8b"], cards((need + GIB) / GIB))["problems"]
-    assert report([fits], ["llama3.1:8b"], cards((need + GIB - 1) / GIB))["problems"]
+    assert not trouble(report([fits], ["llama3.1:8b"], cards((need + GIB) / GIB)))
+    assert trouble(report([fits], ["llama3.1:8b"], cards((need + GIB - 1) / GIB)))
     for option in ({"fit_target": 0}, {"fit": False}):
-        assert not report([{"name": "a", "environment": {**fits["environment"], **option}}], ["llama3.1:8b"], cards(need / GIB))["problems"]
+        assert not trouble(report([{"name": "a", "environment": {**fits["environment"], **option}}], ["llama3.1:8b"], cards(need / GIB)))
     # gpu_overhead stays free already
     overhead = {"name": "a", "environment": {"context_length": 4096, "gpu_overhead": 2 * GIB}}
-    assert not report([overhead], ["llama3.1:8b"], cards((need + 2 * GIB) / GIB))["problems"]
-    assert not report([{**fits, "gpus": "none"}], ["llama3.1:8b"], memory=need / GIB)["problems"]
+    assert not trouble(report([overhead], ["llama3.1:8b"], cards((need + 2 * GIB) / GIB)))
+    assert not trouble(report([{**fits, "gpus": "none"}], ["llama3.1:8b"], memory=need / GIB))
 
 
 def test_several_gpus() -> None:
@@ -280,8 +304,8 @@ def test_several_gpus() -> None:
     assert "+ 0.8 GiB buffers + 1.0 GiB to spare" in report([options], ["llama3.1:8b"], cards(24, 24, 24, 24))["lines"][1]
     assert "+ 3.1 GiB buffers + 4.0 GiB to spare" in report([options], ["llama3.1:70b"], cards(24, 24, 24, 24))["lines"][1]
     # 39.6 + 1.25 + 4 x 0.76 + 4 to spare
-    assert report([options], ["llama3.1:70b"], cards(11.9, 11.9, 11.9, 11.9))["problems"]
-    assert not report([options], ["llama3.1:70b"], cards(12.1, 12.1, 12.1, 12.1))["problems"]
+    assert trouble(report([options], ["llama3.1:70b"], cards(11.9, 11.9, 11.9, 11.9)))
+    assert not trouble(report([options], ["llama3.1:70b"], cards(12.1, 12.1, 12.1, 12.1)))
     options["environment"] |= {"sched_spread": True}
     assert "+ 3.0 GiB buffers + 4.0 GiB to spare" in report([options], ["llama3.1:8b"], cards(24, 24, 24, 24))["lines"][1]
 
@@ -306,10 +330,31 @@ def test_several_gpus() -> None:
 def test_too_large(options: dict[str, Any], model: Any, gpus: Any, words: str) -> None:
     """A model that does not fit by itself, and what would help."""
     own = not isinstance(model, str)
-    found = report([{"name": "a", "models": ["mine" if own else model], **options}], [*LOCK, model] if own else [*LOCK], gpus, memory=30)
+    entries: list[Any] = [{**model, "warm": True}] if own else []
+    entries += [{"name": name, "warm": name == model} for name in LOCK]
+    found = report([{"name": "a", "models": ["mine" if own else model], **options}], entries, gpus, memory=30)
     problem, = found["problems"]
     assert words in problem
     assert found["lines"][-1].endswith("does not fit")
+
+
+def test_partly_on_the_cpu() -> None:
+    """Ollama serves a model that the GPUs cannot hold from the host's memory too: no reason to stop, unless that is too small as well."""
+    options = {"name": "a", "environment": {"context_length": 4096}}
+    found = report([options], ["llama3.1:70b"], cards(24), memory=64)
+    assert not found["problems"] and found["lines"][-1].endswith("partly on the CPU")
+    assert "its GPUs have 24.0 GiB: it runs partly on the CPU, and slowly. To have all of it on GPUs, take a smaller model" in found["warnings"][0]
+    assert report([options], [{"name": "llama3.1:70b", "warm": True}], cards(24), memory=64)["problems"]
+    assert report([options], ["llama3.1:70b"], cards(24), memory=8)["problems"]
+
+
+def test_disk_without_need() -> None:
+    """Who has all of it need not free the reserve; nor is a disk judged that is not there yet."""
+    assert not report([{"name": "a"}], ["llama3.1:8b"], missing=0, free=0.1)["problems"]
+    assert report([{"name": "a"}], ["llama3.1:8b"], missing=0.1, free=0.1)["problems"]
+    item = _model.instances([{"name": "a"}], "10.0.0.5", STORE)
+    found = _capacity.capacity_report(item, [], LOCK, [store(missing=42, free=1)], GIB, None, 10**9, [STORE])
+    assert not found["problems"] and "size not known before it is mounted or adopted" in found["lines"][0]
 
 
 def test_warm_models() -> None:
@@ -435,9 +480,9 @@ def test_without_metadata() -> None:
     """The weights alone count, and may be too much."""
     found = report([{"name": "a"}], ["big"], cards(24), lock={"big:latest": entry(40, {})})
     assert "40.0 GiB weights + KV cache not known +" in found["lines"][1]
-    assert "needs 41.0 GiB + 1.0 GiB to spare, and its GPUs have 24.0 GiB: take a smaller model, give" in found["problems"][0]
+    assert "needs 41.0 GiB + 1.0 GiB to spare, and its GPUs have 24.0 GiB: it runs partly on the CPU" in found["warnings"][0]
 
 
 def test_nothing() -> None:
     """A host without instances and stores."""
-    assert _capacity.capacity_report([], [], {}, [], GIB) == {"lines": [], "problems": []}
+    assert _capacity.capacity_report([], [], {}, [], GIB) == {"lines": [], "problems": [], "warnings": []}

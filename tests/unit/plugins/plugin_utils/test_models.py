@@ -86,9 +86,10 @@ def test_absent() -> None:
 
 
 def test_the_proxy_of_the_server_is_the_puller_s() -> None:
-    items = [{"environment": {"https_proxy": "http://proxy.example.org:3128"}}]
-    [store] = _models.store_models(completed(items), _models.manifest(["a"]))
-    assert store["proxy"]["https_proxy"] == "http://proxy.example.org:3128"
+    """Apart from the stores, which are shown when something fails."""
+    items = completed([{"environment": {"https_proxy": "http://user:secret@proxy.example.org:3128", "no_proxy": "10.0.0.0/8"}}, {"models_dir": "/own"}])
+    assert _models.store_proxies(items) == {"/store": {"https": "http://user:secret@proxy.example.org:3128", "bypass": "10.0.0.0/8"}, "/own": {}}
+    assert "secret" not in str(_models.store_models(items, _models.manifest(["a"])))
 
 
 def test_the_writer_pulls_for_the_readers() -> None:
@@ -110,7 +111,7 @@ def test_the_writer_pulls_for_the_readers() -> None:
 
 def test_store_of_a_mirror() -> None:
     [store] = _models.mirror_store("/srv/models", _models.manifest(["a", {"name": "b", "from": "a"}, {"name": "c", "state": "absent"}]))
-    assert store == {"store": "/srv/models", "url": "", "proxy": {}, "present": ["a:latest"], "custom": [], "keep": ["a:latest"], "absent": []}
+    assert store == {"store": "/srv/models", "url": "", "present": ["a:latest"], "custom": [], "keep": ["a:latest"], "absent": ["c:latest"]}
 
 
 def test_warm_models() -> None:
@@ -132,7 +133,7 @@ def test_sources() -> None:
 
     def found(host: str, done: list[str]) -> list[str]:
         values = {name: {**hostvars[name], **({"pull": {"changed": True}} if name in done else {"pull": {"failed": True}} if name == "h4" else {})} for name in hosts}
-        return _models.model_sources(hosts, values, host, hosts[:6], "pull")
+        return _models.model_sources(hosts, values, host, ["a"], hosts[:6], "pull")
 
     assert found("h0", []) == ["http://h6:9000", "http://10.0.0.7:8140"]
     assert found("h1", ["h0"]) == ["http://h0:8140", "http://h6:9000", "http://10.0.0.7:8140"]
@@ -142,6 +143,18 @@ def test_sources() -> None:
     assert len({tuple(found(host, hosts[:3])) for host in hosts[3:6]}) > 1
     assert all(f"http://{host}:8140" not in found(host, hosts[:6]) for host in hosts)
     assert found("h6", []) == ["http://10.0.0.7:8140"]
+
+
+def test_sources_that_have_it() -> None:
+    """Where hosts have different models, those that have the wanted ones come first, and each is at one of them at least."""
+    def pull(*names: str) -> dict[str, Any]:
+        return {"pull": {"results": [{"models": [{"name": name} for name in names]}]}}
+
+    hosts = [f"h{number}" for number in range(10)]
+    hostvars = {host: pull("a:latest") for host in hosts} | {"h7": pull("b:latest"), "h8": pull("a:latest", "C:latest")}
+    found = _models.model_sources(hosts, hostvars, "h0", ["a", "b", "c"], hosts, "pull")
+    assert found[0] == "http://h8:8140" and "http://h7:8140" in found and len(found) <= 4
+    assert _models.model_sources(hosts, hostvars, "h0", ["b"], hosts, "pull")[0] == "http://h7:8140"
 
 
 def test_a_mirror_on_loopback_is_no_source() -> None:

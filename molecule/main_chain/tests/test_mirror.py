@@ -1,0 +1,38 @@
+"""A mirror on a host that runs no Ollama: it has the models of registries, and the Ollama hosts had them from there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import testinfra
+
+STORE = "/var/lib/ollama/models"
+
+
+def host(name: str) -> Any:
+    """Commands on a host."""
+    return testinfra.get_host(f"docker://{name}")
+
+
+def test_the_registry_gave_each_byte_once() -> None:
+    """Three stores, and the traffic of one: the weights of both models, by digest."""
+    stats = json.loads(host("main-gpu1").check_output("curl -sS https://registry.ollama.ai/_double/stats"))["digests"]
+    sizes = dict(line.split() for line in host("main-monitoring").check_output(f"stat -c '%n %s' {STORE}/blobs/*").splitlines())
+    large = {path.rsplit("/", 1)[1].replace("-", ":"): int(size) for path, size in sizes.items() if int(size) > 1 << 20}
+    assert len(large) == 2 and {digest: stats[digest]["bytes"] for digest in large} == large
+
+
+def test_its_store_is_root_s_and_readable() -> None:
+    """Nobody else writes there, and the mirror, another user, gives it on."""
+    mirror = host("main-monitoring")
+    assert mirror.check_output(f"find {STORE} ! -user root") == "" and mirror.user("ollama").exists is False
+    address = mirror.check_output("hostname -i").split()[0]
+    assert json.loads(host("main-gpu2").check_output(f"curl -sf http://{address}:8140/v2/library/smollm2/manifests/135m"))["layers"]
+
+
+def test_nobody_else_listens() -> None:
+    """No site of the distribution's nginx, now or at boot."""
+    mirror = host("main-monitoring")
+    assert not mirror.socket("tcp://0.0.0.0:80").is_listening
+    assert mirror.run("systemctl is-enabled nginx").stdout.strip() == "disabled"
