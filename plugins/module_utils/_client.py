@@ -10,7 +10,7 @@ import os
 import socket
 from contextlib import suppress
 from http.client import HTTPException
-from typing import Any, Iterator
+from typing import IO, Any, Iterator
 from urllib.error import HTTPError, URLError
 
 from ansible.module_utils.urls import open_url
@@ -65,7 +65,7 @@ class OllamaClient:
             return {}
         try:
             answer = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise OllamaError(f"{self.url + path} is no Ollama: it answered {raw[:80]!r}")
@@ -136,11 +136,11 @@ class OllamaClient:
             return False
         return True
 
-    def upload_blob(self, digest: str, path: str) -> None:
-        """Send a file as the blob C(sha256:<hex>). Ollama compares the bytes with the digest. OSError when the file cannot be read."""
-        with open(path, "rb") as file:
-            headers = {"Content-Length": str(os.fstat(file.fileno()).st_size), "Content-Type": "application/octet-stream"}
-            self._open("POST", f"/api/blobs/{digest}", file, headers).close()
+    def upload_blob(self, digest: str, file: IO[bytes]) -> None:
+        """Send an open file, from its beginning, as the blob C(sha256:<hex>). Ollama compares the bytes with the digest."""
+        file.seek(0)
+        headers = {"Content-Length": str(os.fstat(file.fileno()).st_size), "Content-Type": "application/octet-stream"}
+        self._open("POST", f"/api/blobs/{digest}", file, headers).close()
 
     def _stream(self, what: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The lines of a stream.
@@ -157,7 +157,7 @@ class OllamaClient:
                 yield last
         except socket.timeout:
             raise OllamaError(f"{what} stalled: nothing came for {self.timeout} s") from None
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise OllamaError(f"{what} broke off: {error}") from None
         if last.get("status") != "success":
             raise OllamaError(f"{what} ended without success; its last word was {last.get('status')!r}")
@@ -166,5 +166,5 @@ class OllamaClient:
 def _error_text(raw: bytes) -> str:
     try:
         return str(json.loads(raw)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return raw[:200].decode("utf-8", "replace").strip() or "(no text)"

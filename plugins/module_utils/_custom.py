@@ -15,24 +15,24 @@ import json
 import math
 import os
 import re
-import time
-from contextlib import suppress
-from http.client import HTTPException
-from typing import Any, Mapping
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+import stat
+import tempfile
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.client import HTTPException, HTTPResponse
+from typing import IO, Any, Callable, Iterator, Mapping
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.module_utils.urls import open_url
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError, OllamaUnreachable
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Again, Connection, FetchError, Http, describe, shown, split
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name, parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, sha256_file
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
 CUSTOM_DIR = "custom"
 CHUNK = 1 << 20
-TRIES = 3
+# far above any record, below what would hurt
+MAX_RECORD = 4 << 20
 # the file as it is uploaded, and the copy of it that Ollama makes
 COPIES = 2
 # longer texts are shown by their first line and their hash
@@ -92,61 +92,83 @@ def bytes_of(size: str) -> int:
 
 
 class Weights:
-    """A GGUF file: an absolute path of this host, or a URL of http or https with the SHA-256 (64 hex digits, perhaps with sha256: before)."""
+    """A GGUF file: an absolute path of this host, or a URL of http or https with the SHA-256 (64 hex digits, perhaps with sha256: before).
+
+    C(shown) is the place for messages, without a password and without a signature.
+    """
 
     def __init__(self, place: str, sha256: str | None) -> None:
         self.place = place
         self.is_url = is_url(place)
+        self.shown = shown(place) if "://" in place else place
+        self.file: IO[bytes] | None = None
         pinned = (sha256 or "").lower().partition("sha256:")[2] or (sha256 or "").lower()
         if pinned and not re.fullmatch("[0-9a-f]{64}", pinned):
-            raise CustomError(f"the sha256 of {place} is {sha256!r} and must have 64 hex digits")
+            raise CustomError(f"the sha256 of {self.shown} is {sha256!r} and must have 64 hex digits")
         if self.is_url and not pinned:
-            raise CustomError(f"{place} has no sha256: give that of the file, so that it is known what is built")
+            raise CustomError(f"{self.shown} has no sha256: give that of the file, so that it is known what is built")
         if not self.is_url and not os.path.isabs(place):
-            raise CustomError(f"{place} is neither an absolute path of this host nor a URL of http or https")
+            raise CustomError(f"{self.shown} is neither an absolute path of this host nor a URL of http or https")
+        if self.is_url:
+            _check_url(place)
         self.digest = f"sha256:{pinned}" if pinned else ""
 
-    def identity(self) -> list[int] | None:
-        """Size, time and inode of the file at the path; None when it is not there, or is at a URL."""
-        if self.is_url:
-            return None
+    def open(self) -> bool:
+        """Open the file at the path, if it is there. It is read by this descriptor only: another file may come to the path meanwhile."""
         try:
-            status = os.stat(self.place)
+            # a FIFO would block for ever
+            self.file = open(self.place, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # pylint: disable=consider-using-with
         except FileNotFoundError:
-            return None
-        return [status.st_size, status.st_mtime_ns, status.st_ino]
+            return False
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            raise CustomError(f"{self.place} is no file")
+        return True
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.file:
+            self.file.close()
 
     def verify(self, known: Any) -> list[Any] | None:
         """Learn the digest of the file at the path, and compare it with the pinned one. C(known) is what this returned at an earlier time.
 
-        Returns the identity and the digest, to be remembered; None when there is nothing to read.
+        Returns size, time and inode of the file and the digest, to be remembered; None when there is nothing to read.
         """
-        identity = self.identity()
-        if identity is None:
+        if self.is_url or not self.open() or not self.file:
             return None
+        status = os.fstat(self.file.fileno())
+        identity = [status.st_size, status.st_mtime_ns, status.st_ino]
         if isinstance(known, list) and known[:-1] == identity and isinstance(known[-1], str):
             digest = known[-1]
         else:
-            with open(self.place, "rb") as file:
-                if file.read(4) != b"GGUF":
-                    raise CustomError(f"{self.place} is no GGUF file: only those can be built from")
-            digest = sha256_file(self.place)
+            if self.file.read(4) != b"GGUF":
+                raise CustomError(f"{self.place} is no GGUF file: only those can be built from")
+            digest = sha256_of(self.file)
         if self.digest and digest != self.digest:
             raise CustomError(f"{self.place} is not the file that was pinned: its SHA-256 is {digest[7:]} and should be {self.digest[7:]}")
         self.digest = digest
         return [*identity, digest]
 
-    def size(self, timeout: int) -> int:
-        """Bytes of the file, as the server announces them when it is at a URL."""
-        if not self.is_url:
-            return os.path.getsize(self.place)
-        with _open(self.place, timeout, "HEAD") as response:
-            return int(response.headers.get("Content-Length") or 0)
-
 
 def is_url(place: str) -> bool:
     """Whether the place of a file is a URL."""
-    return urlsplit(place).scheme.lower() in ("http", "https")
+    return bool(re.match("https?://", place, re.IGNORECASE))
+
+
+def _check_url(url: str) -> None:
+    try:
+        split(url)
+    except FetchError as error:
+        raise CustomError(str(error)) from None
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """SHA-256 of an open file as C(sha256:<hex>), from its beginning."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
 
 
 class Definition:
@@ -158,7 +180,7 @@ class Definition:
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.name = display_name(params["name"])
         source = params["from"]
-        from_file = is_url(source) or source.startswith("/")
+        from_file = "://" in source or source.startswith("/")
         self.base = "" if from_file else display_name(source)
         self.base_digest = ""
         if self.base and params["sha256"]:
@@ -218,7 +240,7 @@ class Definition:
 
 
 def _file_text(weights: Weights) -> str:
-    return weights.digest or f"{weights.place} (not there yet)"
+    return weights.digest or f"{weights.shown} (not there yet)"
 
 
 def _shown(text: str) -> str:
@@ -240,9 +262,10 @@ def record_path(store: Store, name: str) -> str:
 def read_record(store: Store, name: str) -> dict[str, Any]:
     """What is on record of a model: hash, digest and base_digest (64 hex digits), text, files. Empty when there is none, or none that can be read."""
     try:
-        with open(record_path(store, name), encoding="utf-8") as file:
-            found = json.load(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        # what is no file would block for ever, or never end
+        with open(record_path(store, name), "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            found = json.loads(file.read(MAX_RECORD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b"")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return {}
     kinds = {"name": str, "hash": str, "digest": str, "base_digest": str, "text": str, "files": dict}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
@@ -254,27 +277,39 @@ def read_record(store: Store, name: str) -> dict[str, Any]:
 class Builder:
     """Brings one model of one instance into the state that a definition wants.
 
-    Args: C(store) of the instance; C(reserve), bytes that are to stay free; C(check_mode) builds and writes nothing.
+    Args: C(http), by which files are downloaded; C(store) of the instance; C(reserve), bytes that are to stay free; C(check_mode) builds and
+    writes nothing. Files of the host are read as who runs this, the store is touched as its owner only.
     """
 
-    def __init__(self, client: OllamaClient, store: Store, definition: Definition, reserve: int, check_mode: bool) -> None:
+    def __init__(self, client: OllamaClient, http: Http, store: Store, definition: Definition, reserve: int, check_mode: bool) -> None:
         self.client = client
+        self.http = http
         self.store = store
         self.definition = definition
         self.name = definition.name
         self.reserve = reserve
         self.check_mode = check_mode
+        # bytes that Ollama and the files that are not uploaded yet will take
+        self._owed = 0
 
     def ensure(self) -> dict[str, Any]:
         """Build the model when that is needed, and return the module's result. CustomError, OllamaError, StoreError, OSError."""
-        record = read_record(self.store, self.name)
+        try:
+            return self._ensure()
+        finally:
+            for weights in self.definition.files:
+                weights.close()
+
+    def _ensure(self) -> dict[str, Any]:
+        with self.store.as_owner():
+            record = read_record(self.store, self.name)
         present = self._find(self.name)
         files = self._resolve(record.get("files", {}))
         wanted, digest = self.definition, present.get("digest", "")
         reason = self._reason(record, digest)
         if reason and not self.check_mode:
-            present = self._build()
-        if not self.check_mode and (reason or files != record["files"]):
+            present = self._build(files)
+        elif not self.check_mode and files != record["files"]:
             self._write_record(present["digest"], files)
         return {
             "changed": bool(reason),
@@ -317,7 +352,7 @@ class Builder:
         wanted = self.definition
         if wanted.base and not wanted.base_digest:
             return f"{wanted.base} is not there yet"
-        missing = next((item.place for item in wanted.files if not item.digest), "")
+        missing = next((item.shown for item in wanted.files if not item.digest), "")
         if missing:
             return f"{missing} is not there yet"
         if not digest:
@@ -339,27 +374,37 @@ class Builder:
             return f"{record['text']}changed by another hand: {record['digest']} was built, and {digest} is there\n"
         return str(record["text"])
 
-    def _build(self) -> dict[str, Any]:
-        """Build it, and return its item of C(/api/tags)."""
+    def _build(self, files: dict[str, Any]) -> dict[str, Any]:
+        """Build it, remember how, and return its item of C(/api/tags)."""
         self._check_store()
-        needed = {item.digest: item for item in self.definition.files if not self.client.has_blob(item.digest)}
-        self._check_space(needed)
-        self.store.make_directories()
-        with self.store.lock(f"{CUSTOM_DIR}-{os.path.basename(record_path(self.store, self.name))}"):
+        # one build at a time in a store, lest one deletes what another one has uploaded and not used yet
+        with self._lock(CUSTOM_DIR):
+            needed = {item.digest: item for item in self.definition.files if not self.client.has_blob(item.digest)}
+            self._check_space(needed)
             for weights in needed.values():
                 self._provide(weights)
             for _line in self.client.create(self.name, **self.definition.request()):
                 pass
             self._drop(needed)
-        found = self._find(self.name)
-        if not found:
-            raise OllamaError(f"{self.name} was built without an error, but {self.client.url} does not list it")
+            found = self._find(self.name)
+            if not found:
+                raise OllamaError(f"{self.name} was built without an error, but {self.client.url} does not list it")
+            self._write_record(found["digest"], files)
         return found
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            with self.store.as_owner():
+                self.store.make_directories()
+                stack.enter_context(self.store.lock(name))
+            yield
 
     def _check_store(self) -> None:
         """Stop where the store that was given is not that of the server: the record would lie where it does not belong."""
-        base = self.store.read(parse(self.definition.base)) if self.definition.base else None
-        fits = base.digest == f"sha256:{self.definition.base_digest}" if base else not self.definition.base and os.path.isdir(self.store.blobs)
+        with self.store.as_owner():
+            base = self.store.read(parse(self.definition.base)) if self.definition.base else None
+            fits = base.digest == f"sha256:{self.definition.base_digest}" if base else not self.definition.base and os.path.isdir(self.store.blobs)
         if not fits:
             raise self._foreign_store()
 
@@ -367,92 +412,102 @@ class Builder:
         return CustomError(f"{self.store.path} is not the store of {self.client.url}: give its OLLAMA_MODELS")
 
     def _check_space(self, needed: Mapping[str, Weights]) -> None:
-        sizes = {item.digest: item.size(self.client.timeout) for item in self.definition.files if item.digest in needed or not item.is_url}
-        need = sum(size * (COPIES if digest in needed else COPIES - 1) for digest, size in sizes.items())
+        """Before the first byte, with all sizes that are known; those of files at a URL come with them."""
+        for weights in self.definition.files:
+            if weights.file:
+                self._owed += os.fstat(weights.file.fileno()).st_size * (COPIES if weights.digest in needed else COPIES - 1)
+            elif weights.digest not in needed:
+                with self.store.as_owner():
+                    self._owed += (self.store.blob_size(weights.digest) or 0) * (COPIES - 1)
+        if self.definition.files:
+            self._check_room(0, 0)
+
+    def _check_room(self, done: int, size: int) -> None:
+        """Whether a file of C(size) bytes still fits, of which C(done) are there; a size of 0 is one that is not known."""
+        need = self._owed + COPIES * max(size, done) - done + self.reserve
         free = self.store.free()
-        if need and need + self.reserve > free:
+        if need > free:
             raise CustomError(
-                f"the disk of {self.store.path} is too full to build {self.name}: {(need + self.reserve) / 1e9:.1f} GB are needed, "
+                f"the disk of {self.store.path} is too full to build {self.name}: {need / 1e9:.1f} GB are needed, "
                 f"{self.reserve / 1e9:.1f} GB of them as a reserve, and {free / 1e9:.1f} GB are free"
             )
 
     def _provide(self, weights: Weights) -> None:
         """Bring a file into the store as a blob."""
-        path = os.path.join(self.store.staging, f"{weights.digest.replace(':', '-')}.gguf.part") if weights.is_url else weights.place
-        try:
-            if weights.is_url:
-                download(weights.place, weights.digest, path, self.client.timeout)
-            self.client.upload_blob(weights.digest, path)
+        with ExitStack() as stack:
+            if not weights.file:
+                with self.store.as_owner():
+                    # it has no name, so nobody else can touch it, and it goes with this process
+                    weights.file = stack.enter_context(tempfile.TemporaryFile(dir=self.store.staging))
+                download(self.http, weights, self._check_room)
+                self._owed += os.fstat(weights.file.fileno()).st_size * COPIES
+            self.client.upload_blob(weights.digest, weights.file)
+            self._owed -= os.fstat(weights.file.fileno()).st_size
+        with self.store.as_owner():
             if self.store.blob_size(weights.digest) is None:
                 raise self._foreign_store()
-        finally:
-            if weights.is_url:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
 
     def _drop(self, digests: Mapping[str, Weights]) -> None:
         """Delete what was uploaded and is not used: Ollama, from 0.30 on, stores a copy of the model that it has rewritten."""
-        used, broken = self.store.used()
         for digest in digests:
-            if not broken and digest not in used:
-                with suppress(FileNotFoundError):
-                    os.unlink(self.store.blob_path(digest))
+            # whoever pulls a model with this blob holds its lock until the manifest is there
+            with self._lock(digest.replace(":", "-")), self.store.as_owner():
+                used, broken = self.store.used()
+                if not broken and digest not in used:
+                    with suppress(FileNotFoundError):
+                        os.unlink(self.store.blob_path(digest))
 
     def _write_record(self, digest: str, files: dict[str, Any]) -> None:
         """Remember what was built. It comes last: without it the model is built again."""
         wanted = self.definition
         path = record_path(self.store, self.name)
-        self.store.make_directories()
-        if not os.path.isdir(os.path.dirname(path)):
-            os.mkdir(os.path.dirname(path))
-            os.chmod(os.path.dirname(path), 0o755)
-            if os.geteuid() == 0:
-                os.chown(os.path.dirname(path), *self.store.owner())
         record = {
             "name": self.name, "hash": wanted.hash, "digest": digest, "base_digest": wanted.base_digest, "text": wanted.text(), "files": files,
         }
-        self.store.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
+        with self.store.as_owner():
+            self.store.make_directories()
+            with suppress(FileExistsError):
+                os.mkdir(os.path.dirname(path))
+                os.chmod(os.path.dirname(path), 0o755)
+            self.store.write(path, json.dumps(record, indent=1, sort_keys=True).encode())
 
 
 # files from elsewhere
 
-def download(url: str, digest: str, path: str, timeout: int) -> None:
-    """Download a file and compare it with its digest C(sha256:<hex>). A download that breaks off is begun anew; wrong bytes are not."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            found = _fetch(url, path, timeout)
-            break
-        except HTTPException as error:
-            if attempt == TRIES:
-                raise CustomError(f"the download of {url} broke off {TRIES} times, at last with: {error}") from None
-            time.sleep(attempt)
-    if found != digest:
-        raise CustomError(f"{url} is not the file that was pinned: its SHA-256 is {found[7:]} and should be {digest[7:]}. Nothing was built")
+def download(http: Http, weights: Weights, check_room: Callable[[int, int], None]) -> None:
+    """Download a file into C(weights.file), and compare it with the digest. A download that breaks off is begun anew; wrong bytes are not.
+
+    C(check_room) is called before each piece, with the bytes that are there and the size of all, 0 when nobody says it.
+    """
+    try:
+        found = http.again(lambda: _fetch(http, weights, check_room))
+    except FetchError as error:
+        raise CustomError(f"{weights.shown} cannot be downloaded: {error}") from None
+    if found != weights.digest:
+        raise CustomError(
+            f"{weights.shown} is not the file that was pinned: its SHA-256 is {found[7:]} and should be {weights.digest[7:]}. Nothing was built"
+        )
 
 
-def _fetch(url: str, path: str, timeout: int) -> str:
-    """One try. Returns the digest; HTTPException when it broke off."""
-    digest = hashlib.sha256()
-    with _open(url, timeout, "GET") as response, open(path, "wb") as file:
-        size, done = int(response.headers.get("Content-Length") or 0), 0
-        while True:
-            try:
-                chunk = response.read(CHUNK)
-            except OSError as error:
-                raise HTTPException(str(error) or repr(error)) from None
-            if not chunk:
-                break
+def _fetch(http: Http, weights: Weights, check_room: Callable[[int, int], None]) -> str:
+    """One try. Returns the digest; Again when it broke off."""
+    digest, done = hashlib.sha256(), 0
+    weights.file.seek(0)
+    weights.file.truncate()
+    with closing(Connection(http)) as connection:
+        response, _url = http.follow(connection, weights.place, {})
+        size = response.length or 0
+        while chunk := _read(response, weights):
+            check_room(done, size)
             digest.update(chunk)
-            done += file.write(chunk)
-    if size and done < size:
-        raise HTTPException(f"{done} of {size} bytes came")
+            done += weights.file.write(chunk)
+    if done < size:
+        raise Again(f"{done} of {size} bytes came")
     return f"sha256:{digest.hexdigest()}"
 
 
-def _open(url: str, timeout: int, method: str) -> Any:
+def _read(response: HTTPResponse, weights: Weights) -> bytes:
     try:
-        return open_url(url, method=method, timeout=timeout, decompress=False)
-    except HTTPError as error:
-        raise CustomError(f"{url} answered {error.code}: see that the file is there") from None
-    except (URLError, OSError, HTTPException, ValueError) as error:
-        raise CustomError(f"{url} cannot be reached: {error}. Give a mirror that this host reaches") from None
+        return response.read(CHUNK)
+    except (HTTPException, OSError) as error:
+        raise Again(f"{weights.shown} broke off: {describe(error)}") from None

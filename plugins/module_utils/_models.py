@@ -14,7 +14,7 @@ from typing import Any, Iterable, Mapping, NamedTuple
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _ps
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaUnreachable
 from ansible_collections.gpufleet.ollama.plugins.module_utils._gguf import GgufError, file_reader, read_metadata
-from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer, Manifest, locked
+from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, Layer, Manifest, locked
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name, parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
@@ -136,11 +136,12 @@ class Survey:
             return {}
         try:
             with open(self.store.blob_path(manifest.config.digest), "rb") as file:
-                found = json.load(file)
+                # a config has some hundred bytes; what is longer is cut, and so no JSON
+                found = json.loads(file.read(MAX_BYTES))
         except FileNotFoundError:
             # complete says so
             return {}
-        except ValueError:
+        except (ValueError, RecursionError):
             self.warnings.append(f"the config of {name.display} is damaged: {self.store.blob_path(manifest.config.digest)}")
             return {}
         return found if isinstance(found, dict) else {}

@@ -98,6 +98,21 @@ options:
     description: Space that is left free on the disk of the store, such as V(10G), when a file is uploaded.
     type: str
     default: 1G
+  proxy:
+    description:
+      - The proxies that files at a URL are downloaded through, instead of those of the environment (C(http_proxy), C(https_proxy), C(no_proxy)).
+      - The instance at O(url) is never asked through one.
+    type: dict
+    suboptions:
+      https:
+        description: URL of the proxy for URLs of https, perhaps with a name and a password.
+        type: str
+      http:
+        description: URL of the proxy for URLs of http, perhaps with a name and a password.
+        type: str
+      bypass:
+        description: Hosts that are asked directly, as C(no_proxy) has them.
+        type: str
 """
 
 EXAMPLES = r"""
@@ -153,8 +168,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import CONNECTION_SPEC, OllamaClient, OllamaError
 from ansible_collections.gpufleet.ollama.plugins.module_utils._custom import Builder, CustomError, Definition, bytes_of
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Http, proxies
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, StoreError
 
+RETRIES = 2
 ARGUMENT_SPEC = {
     "name": {"type": "str", "required": True, "aliases": ["model"]},
     "store": {"type": "path", "required": True},
@@ -181,6 +198,10 @@ ARGUMENT_SPEC = {
     },
     "quantize": {"type": "str"},
     "reserve": {"type": "str", "default": "1G"},
+    "proxy": {
+        "type": "dict",
+        "options": {"https": {"type": "str", "no_log": True}, "http": {"type": "str", "no_log": True}, "bypass": {"type": "str"}},
+    },
     **CONNECTION_SPEC,
 }
 
@@ -192,7 +213,8 @@ def main() -> None:
     client = OllamaClient(params["url"], params["timeout"])
     try:
         definition, reserve = Definition(params), bytes_of(params["reserve"])
-        result = Builder(client, Store(params["store"]), definition, reserve, module.check_mode).ensure()
+        http = Http("gpufleet.ollama", params["timeout"], RETRIES, proxies=proxies(params["proxy"]))
+        result = Builder(client, http, Store(params["store"]), definition, reserve, module.check_mode).ensure()
     except (CustomError, OllamaError, StoreError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

@@ -103,7 +103,7 @@ from typing import Any, Callable
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._gguf import GgufError, read_metadata
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http, shown
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, MEDIA_TYPE, Manifest, ManifestError, lock_entry
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import DEFAULT_HOST, Name, parse
 
@@ -142,12 +142,12 @@ class Registry:
                 manifest = Manifest(raw)
                 return lock_entry(raw, name.host, self._metadata(name, manifest, folder) if metadata else {})
             except FetchError as error:
-                problems.append(str(error) if base in str(error) else f"{url}: {error}")
+                problems.append(str(error) if shown(base) in str(error) else f"{shown(url)}: {error}")
                 mends.append(MENDS.get(error.kind, ""))
                 if error.final:
                     break
             except ManifestError as error:
-                problems.append(f"{url}: {error}")
+                problems.append(f"{shown(url)}: {error}")
                 mends.append("something between here and the registry answers in its place")
         raise RegistryError(f"{name.display}: {'; '.join(problems)}" + "".join(f": {mend}" for mend in mends[-1:] if mend))
 
