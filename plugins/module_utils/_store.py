@@ -11,16 +11,18 @@ server/images.go).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer, Manifest, ManifestError
+from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, Layer, Manifest, ManifestError
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name
 
 PRIVATE_DIR = ".gpufleet"
@@ -29,18 +31,26 @@ BUFFER = 1 << 20
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 # what Ollama's own downloads leave: <blob>-partial, <blob>-partial-0, <blob>.tmp
 _PARTIAL = re.compile(r"sha256-[0-9a-f]{64}(-partial(-[0-9]+)?|\.tmp)")
-# what our own leave among what is staged
-_STAGED = re.compile(r".*\.part")
+# what our own leave among what is staged: parts with their maps, and files that were not whole yet
+_STAGED = re.compile(r".*\.(part|part\.map|new)")
+# what was not touched for so long is given up
+_OLD_SECONDS = 7 * 24 * 3600
+_LOCK_SECONDS = 0.2
+_SHARED, _PRIVATE = 0o755, 0o700
 
 
 class StoreError(Exception):
     """The store is not as it must be; the text is for the user."""
 
 
+class NoFile(OSError):
+    """Where a regular file should be is something else, such as a link or a pipe."""
+
+
 class Store:
     """A store, which need not exist yet. Reading makes nothing.
 
-    C(path) is what OLLAMA_MODELS says. What is written belongs to the owner of C(blobs), whoever writes it.
+    C(path) is what OLLAMA_MODELS says. Who may be root reads and writes within C(as_owner).
     """
 
     def __init__(self, path: str) -> None:
@@ -91,11 +101,10 @@ class Store:
     def read_path(path: str) -> Manifest | None:
         """The manifest in a file."""
         try:
-            with open(path, "rb") as file:
-                return Manifest(file.read())
+            return Manifest(read_file(path))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        except ManifestError as error:
+        except (ValueError, NoFile) as error:
             raise ManifestError(f"{path}: {error}") from None
 
     def blob_path(self, digest: str) -> str:
@@ -181,9 +190,8 @@ class Store:
 
     def _journal(self) -> dict[str, list[int]]:
         try:
-            with open(self._verified_path, encoding="utf-8") as file:
-                found = json.load(file)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            found = json.loads(read_file(self._verified_path))
+        except (FileNotFoundError, NotADirectoryError, NoFile, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -195,20 +203,18 @@ class Store:
     def identity(self, digest: str) -> list[int] | None:
         """What tells a blob from another one or a changed one without reading it: size, time (ns) and inode. None when it is not there."""
         try:
-            status = os.stat(self.blob_path(digest))
+            return _identity(self.blob_path(digest))
         except FileNotFoundError:
             return None
-        return [status.st_size, status.st_mtime_ns, status.st_ino]
 
-    def remember(self, digests: Iterable[str]) -> None:
-        """Note blobs as verified, as they are now."""
-        new = {digest: identity for digest in digests if (identity := self.identity(digest))}
-        if not new:
+    def remember(self, identities: Mapping[str, list[int]]) -> None:
+        """Note blobs as verified: digest -> the identity that was taken before the bytes were hashed."""
+        if not identities:
             return
         self.make_directories()
         with self.lock("verified"):
             journal = {digest: found for digest, found in self._journal().items() if os.path.exists(self.blob_path(digest))}
-            self.write(self._verified_path, json.dumps({**journal, **new}, sort_keys=True).encode())
+            self.write(self._verified_path, json.dumps({**journal, **identities}, sort_keys=True).encode())
 
     # -- writing ------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class Store:
         found = []
         for look in (os.lstat, os.stat):
             for path in (self.blobs, self.path):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, NotADirectoryError):
                     status = look(path)
                     found.append((status.st_uid, status.st_gid))
         # a user who may replace a part of the store could lead root elsewhere by a link: root's it is only when all of it is root's
@@ -245,40 +251,47 @@ class Store:
             os.setgroups(groups)
 
     def make_directories(self) -> None:
-        """Make what is missing of the store, as its owner's."""
-        owner = self.owner()
-        for path in (self.path, self.blobs, self.manifests, self.private, self.staging):
-            self._make_directory(path, owner)
+        """Make what is missing of the store."""
+        for path in (self.path, self.blobs, self.manifests, self.private):
+            self._make_directory(path, _SHARED)
+        self._make_directory(self.staging, _PRIVATE)
 
     @staticmethod
-    def _make_directory(path: str, owner: tuple[int, int]) -> None:
+    def _make_directory(path: str, mode: int) -> None:
         try:
-            os.mkdir(path, 0o755)
+            os.mkdir(path, mode)
         except FileExistsError:
-            return
+            # who can open a lock can hold it
+            if mode == _SHARED or stat.S_IMODE(os.stat(path).st_mode) == mode:
+                return
         except FileNotFoundError:
-            os.makedirs(path, 0o755)
+            os.makedirs(path, mode)
         # others read the store too, a mirror for one, whatever the umask is
-        os.chmod(path, 0o755)
-        if os.geteuid() == 0:
-            os.chown(path, *owner)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock of this store; others who want it wait. The file stays: removing it would let two hold it."""
-        path = os.path.join(self.staging, f"{name}.lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def lock(self, name: str, waiting: Callable[[], Any] | None = None, wait: bool = True) -> Iterator[None]:
+        """Hold a lock of this store; others who want it wait. The file stays: removing it would let two hold it.
+
+        C(waiting) is called now and then while another holds it. Without C(wait) it is a BlockingIOError then.
+        """
+        descriptor = open_file(os.path.join(self.staging, f"{name}.lock"), os.O_RDWR | os.O_CREAT)
         try:
-            if os.geteuid() == 0:
-                # so that the service's user can take it, too
-                os.fchown(descriptor, *self.owner())
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.fchmod(descriptor, 0o600)
+            while not _locked(descriptor, wait):
+                if waiting:
+                    waiting()
+                time.sleep(_LOCK_SECONDS)
             yield
         finally:
             os.close(descriptor)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file of the store whole or not at all, as the owner's, readable by all."""
+        """Write a file of the store whole or not at all, readable by all."""
         temporary = os.path.join(self.staging, f".{os.path.basename(path)}.{os.getpid()}.{time.monotonic_ns()}.new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -286,8 +299,6 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
-                if os.geteuid() == 0:
-                    os.fchown(file.fileno(), *self.owner())
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
@@ -296,53 +307,137 @@ class Store:
             raise
         sync_directory(os.path.dirname(path))
 
-    def publish(self, name: Name, manifest: Manifest, staged: dict[str, str]) -> None:
-        """Make a model appear: the staged files (digest -> path) become blobs, and the manifest comes last.
+    def publish(self, name: Name, manifest: Manifest, staged: dict[str, str]) -> list[Layer]:
+        """Make a model appear: the staged files (digest -> path), which were verified, become blobs, and the manifest comes last.
 
         The blobs get the present time: a server that starts between the two deletes unnamed blobs that are older than an hour.
+        Returns the layers that were deleted meanwhile; the model does not appear then.
         """
-        for digest, path in staged.items():
-            try:
+        # so that nobody deletes for another name what this one needs
+        with self.lock("manifests"):
+            for digest, path in staged.items():
                 os.utime(path)
                 os.chmod(path, 0o644)
-                if os.geteuid() == 0:
-                    os.chown(path, *self.owner())
+                identity = _identity(path)
                 os.replace(path, self.blob_path(digest))
-            except FileNotFoundError:
-                # another pull that shares the layer was faster
-                if self.blob_size(digest) is None:
-                    raise
-        sync_directory(self.blobs)
-        # blobs that were there may be old, and named by nobody until now
-        for layer in manifest.layers:
-            if layer.digest not in staged:
-                self._freshen(layer.digest)
-        self.remember(staged)
+                self.remember({digest: identity})
+            sync_directory(self.blobs)
+            # blobs that were there may be old, and named by nobody until now
+            for layer in manifest.layers:
+                if layer.digest not in staged:
+                    self._freshen(layer)
+            gone = self.missing(manifest.layers)
+            if not gone:
+                self._write_manifest(name, manifest)
+        return gone
+
+    def _write_manifest(self, name: Name, manifest: Manifest) -> None:
         path = self.manifest_path(name)
-        folder = os.path.dirname(path)
-        parts = os.path.relpath(folder, self.manifests).split(os.sep)
+        parts = os.path.relpath(os.path.dirname(path), self.manifests).split(os.sep)
         for depth in range(1, len(parts) + 1):
-            self._make_directory(os.path.join(self.manifests, *parts[:depth]), self.owner())
+            self._make_directory(os.path.join(self.manifests, *parts[:depth]), _SHARED)
         self.write(path, manifest.raw)
 
-    def _freshen(self, digest: str) -> None:
-        verified = not self.unverified([Layer(digest, 0, "")])
+    def _freshen(self, layer: Layer) -> None:
+        before = self.identity(layer.digest)
+        verified = not self.unverified([layer])
         with suppress(FileNotFoundError):
-            os.utime(self.blob_path(digest))
-        if verified:
-            self.remember([digest])
+            os.utime(self.blob_path(layer.digest))
+        after = self.identity(layer.digest)
+        if verified and before and after and (before[0], before[2]) == (after[0], after[2]):
+            self.remember({layer.digest: after})
 
-    def set_aside(self, digest: str) -> str:
-        """Take a corrupt blob out of the store, where it can be looked at; returns the path. The next one replaces it."""
+    def remove(self, name: Name) -> None:
+        """Delete a model that no server has: its manifest, and its blobs that no other manifest names. Raises StoreError."""
+        if not os.path.exists(self.manifest_path(name)):
+            return
         self.make_directories()
-        target = os.path.join(self.private, f"{digest.replace(':', '-')}.corrupt")
-        os.replace(self.blob_path(digest), target)
-        return target
+        with self.lock("manifests"):
+            self.check_manifests()
+            manifest, path = self.read(name), self.manifest_path(name)
+            if not manifest:
+                return
+            os.unlink(path)
+            sync_directory(os.path.dirname(path))
+            used, broken = self.used()
+            for layer in manifest.layers:
+                if not broken and layer.digest not in used:
+                    with suppress(FileNotFoundError):
+                        os.unlink(self.blob_path(layer.digest))
+            # an empty directory is no model, and only in the way
+            with suppress(OSError):
+                os.removedirs(os.path.dirname(path))
 
-    def discard_aside(self, digest: str) -> None:
-        """Delete what was set aside, once a good blob has taken its place."""
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.private, f"{digest.replace(':', '-')}.corrupt"))
+    def check_manifests(self) -> None:
+        """StoreError while a manifest cannot be read: nobody knows which blobs it names."""
+        broken = self.used()[1]
+        if broken:
+            raise StoreError(f"{broken[0]} is no manifest that can be read, so nobody knows which blobs it names: delete it or pull its model again")
+
+    def tidy(self) -> None:
+        """Delete what our own downloads left that broke off long ago, unless somebody is at it."""
+        for path in self.partials():
+            folder, file = os.path.split(path)
+            with suppress(OSError):
+                if folder != self.staging or time.time() - os.stat(path).st_mtime < _OLD_SECONDS:
+                    continue
+                # sha256-<hex>.part has the lock of its layer
+                with self.lock(file.partition(".")[0] or "verified", wait=False):
+                    os.unlink(path)
+
+
+@contextmanager
+def as_root() -> Iterator[None]:
+    """Within C(as_owner): go back to root for a moment. Only while no other thread is at work, since it holds for all."""
+    uid = os.geteuid()
+    if os.getresuid()[2] == 0:
+        os.seteuid(0)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+
+
+def _locked(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise
+        return False
+    return True
+
+
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def open_file(path: str, flags: int, follow: bool = False) -> int:
+    """The descriptor of a regular file, which belongs to its owner alone when it is made. NoFile for what may block, and for links."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), 0o600)
+    except OSError as error:
+        # a link, and a pipe or a socket where nobody listens
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise NoFile(error.errno, "it is no regular file", path) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise NoFile(errno.EINVAL, "it is no regular file", path)
+
+
+def read_file(path: str, limit: int = MAX_BYTES) -> bytes:
+    """A file of at most C(limit) bytes. ValueError when it is longer."""
+    with os.fdopen(open_file(path, os.O_RDONLY, follow=True), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return data
 
 
 def sync_directory(path: str) -> None:
@@ -358,7 +453,7 @@ def sha256_file(path: str) -> str:
     """SHA-256 of a file as C(sha256:<hex>). With large pieces: small ones cost a third more time."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(BUFFER))
-    with open(path, "rb", buffering=0) as file:
+    with os.fdopen(open_file(path, os.O_RDONLY, follow=True), "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     return f"sha256:{digest.hexdigest()}"

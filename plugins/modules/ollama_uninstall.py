@@ -106,7 +106,8 @@ class Uninstall:
         stores = {os.path.normpath(path) for path in (*params["stores"], *map(_rollout.store_in, environments)) if path}
         stores = set() if params["keep_models"] else {path for path in stores if os.path.isdir(path)}
         self.kept = sorted(path for path in stores if _rollout.is_shared(path))
-        self.files = [*environments, *glob.glob(os.path.join(params["config_dir"], "*.warm.json")), *self._existing(*(os.path.join(params["unit_dir"], unit) for unit in UNITS)), *self._existing(*params["files"])]
+        self.files = [*environments, *sorted(glob.glob(os.path.join(params["config_dir"], "*.warm.json")))]
+        self.files += self._existing(*(os.path.join(params["unit_dir"], unit) for unit in UNITS), *params["files"])
         if os.path.islink(params["command"]) and os.readlink(params["command"]).startswith(f"{params['root']}/"):
             self.files.append(params["command"])
         self.files += self._existing(*(os.path.join(params["root"], name) for name in (_rollout.LINK, _rollout.KEPT)))

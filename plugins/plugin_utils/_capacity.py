@@ -249,8 +249,8 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     and warnings, the same for models that run partly on the CPU when somebody asks for them.
 
     An instance has the memory of its GPUs, less OLLAMA_GPU_OVERHEAD for each; where the driver does not tell it, the check cannot say no. An
-    instance without GPUs has its memory_max, or else the host's memory. Each model has to fit by itself, and all warm models of an instance together. The type of the KV cache counts
-    unless flash attention is off, which it needs.
+    instance without GPUs has its memory_max, or else the host's memory. Each model has to fit by itself, and all warm models of an instance
+    together. The type of the KV cache counts unless flash attention is off, which it needs.
     """
     found = list(stores)
     known = _known(lock or {}, found)

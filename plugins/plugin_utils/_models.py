@@ -23,6 +23,7 @@ _OPTIONS = ("name", "state", "warm", "keep_alive", "keep", "from", *_DEFINITION)
 _SHA256 = re.compile(r"(sha256:)?[0-9a-f]{64}")
 _PROXIES = {"HTTPS_PROXY": "https", "HTTP_PROXY": "http", "NO_PROXY": "bypass"}
 DEFAULT_MIRROR_PORT = 8140
+DEFAULT_STORE = "/var/lib/ollama/models"
 # finished hosts that one asks before the others: more would only be asked when these fail
 _PEERS = 3
 
@@ -42,7 +43,8 @@ def manifest(models: Any) -> list[dict[str, Any]]:
         # Ollama matches names without case
         key = parse(entry["name"]).key
         if key in result:
-            raise ModelError(f"ollama_models has {entry['name']} twice: keep one of {result[key]['name']!r} and {item if isinstance(item, str) else item['name']!r}")
+            given = item if isinstance(item, str) else item["name"]
+            raise ModelError(f"ollama_models has {entry['name']} twice: keep one of {result[key]['name']!r} and {given!r}")
         result[key] = entry
     for entry in result.values():
         _check_base(entry, result)
@@ -145,7 +147,8 @@ def store_models(
 
     Args: the host's completed instances, the checked manifest, and, for a store that other hosts read, the name of this C(host), the
     C(hostvars) of all, and the C(hosts) of the Ollama group.
-    Returns a dict for each store: store (path), url (of the writer), present and absent (names), custom (definitions, each after what it is made from), keep (all names that have a place there). What any instance with the store
+    Returns a dict for each store: store (path), url (of the writer), present and absent (names), custom (definitions, each after what it
+    is made from), keep (all names that have a place there). What any instance with the store
     serves belongs into it, with what that is made from, in the manifest's order.
     """
     by_key = {parse(model["name"]).key: model for model in models}
@@ -222,7 +225,8 @@ def _readers(host: str, hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterab
     for other in hosts:
         values = hostvars.get(other) if other != host else None
         if values and (values.get("ollama_models_mount") or {}).get("writer") == host:
-            found = instances(values.get("ollama_instances") or DEFAULT_INSTANCES, "127.0.0.1", values.get("ollama_models_dir") or "/var/lib/ollama/models", False)
+            store = values.get("ollama_models_dir") or DEFAULT_STORE
+            found = instances(values.get("ollama_instances") or DEFAULT_INSTANCES, "127.0.0.1", store, False)
             result += [{**item, "name": f"{item['name']} of {other}"} for item in found if not item["writer"]]
     return result
 

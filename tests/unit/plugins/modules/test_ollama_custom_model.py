@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.server
 import json
 import os
+import shutil
+import tempfile
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -76,7 +80,7 @@ def creates(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
-    """A directory that is served: (directory, URL, requests)."""
+    """A directory that is served: (directory, URL, requests). As with presigned URLs nothing but GET is allowed."""
     folder = tmp_path / "files"
     folder.mkdir()
     requests: list[str] = []
@@ -84,6 +88,20 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_args: Any) -> None:
             requests.append(self.requestline.rpartition(" ")[0])
+
+        def do_HEAD(self) -> None:  # pylint: disable=invalid-name
+            self.send_error(403)
+
+        def do_GET(self) -> None:  # pylint: disable=invalid-name
+            if self.path != "/endless":
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _piece in range(64):
+                    self.wfile.write(bytes(1 << 20))
+                    requests.append("1 MiB")
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -258,7 +276,8 @@ def test_file_of_the_host(fleet: Fleet, tmp_path: Path, creates: list[str], monk
     assert result["changed"] and result["base_digest"] == "" and f"from: sha256:{digest}" in result["diff"]["after"]
     assert layer_of(fleet, "model") != f"sha256-{digest}" and not (fleet.store / f"blobs/sha256-{digest}").exists()
     hashed: list[str] = []
-    monkeypatch.setattr(_custom, "sha256_file", lambda file: hashed.append(file) or f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}")
+    sha256_of = _custom.sha256_of
+    monkeypatch.setattr(_custom, "sha256_of", lambda file: hashed.append(file.name) or sha256_of(file))
     assert not fleet.run(**wanted)["changed"] and not fleet.run(**wanted, sha256=digest.upper())["changed"]
     assert hashed == []
     # touched, and the same: hashed once more, and remembered
@@ -288,9 +307,9 @@ def test_file_at_a_url(fleet: Fleet, files: tuple[Path, str, list[str]]) -> None
     wanted = {"from": f"{url}/tiny.gguf", "sha256": f"sha256:{digest}", "system": "x"}
     assert fleet.run(check=True, **wanted)["changed"] and requests == []
     assert fleet.run(**wanted)["changed"] and fleet.show()["system"] == "x"
-    assert requests == ["HEAD /tiny.gguf", "GET /tiny.gguf"]
-    assert not list((fleet.store / ".gpufleet/staging").glob("*.part")) and not (fleet.store / f"blobs/sha256-{digest}").exists()
-    assert not fleet.run(**wanted)["changed"] and len(requests) == 2
+    assert requests == ["GET /tiny.gguf"]
+    assert all(path.suffix == ".lock" for path in (fleet.store / ".gpufleet/staging").iterdir()) and not (fleet.store / f"blobs/sha256-{digest}").exists()
+    assert not fleet.run(**wanted)["changed"] and len(requests) == 1
     # the same file from another place is the same model
     (folder / "moved.gguf").write_bytes((folder / "tiny.gguf").read_bytes())
     assert not fleet.run(**{**wanted, "from": f"{url}/moved.gguf"})["changed"]
@@ -302,37 +321,183 @@ def test_wrong_file_at_a_url(fleet: Fleet, files: tuple[Path, str, list[str]], c
     digest = weights(folder / "tiny.gguf")
     result = fleet.run(**{"from": f"{url}/tiny.gguf", "sha256": "0" * 64})
     assert result["failed"] and f"its SHA-256 is {digest} and should be {'0' * 64}. Nothing was built" in result["msg"]
-    assert not list((fleet.store / ".gpufleet/staging").glob("*.part"))
+    assert all(path.suffix == ".lock" for path in (fleet.store / ".gpufleet/staging").iterdir())
     assert f"{url}/none.gguf answered 404" in fleet.run(**{"from": f"{url}/none.gguf", "sha256": "0" * 64})["msg"]
     assert not creates and not list((fleet.store / "blobs").glob(f"*{digest}"))
 
 
-def test_no_room(fleet: Fleet, files: tuple[Path, str, list[str]]) -> None:
-    """The room is counted before the first byte."""
+def test_no_room(fleet: Fleet, files: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is counted before the first byte: the reserve, the sizes of files of the host, and the one that the answer names."""
     folder, url, requests = files
-    wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf"), "reserve": "1E"}
-    result = fleet.run(**wanted)
-    assert result["failed"] and f"the disk of {fleet.store} is too full to build {NAME}: " in result["msg"]
-    assert requests == ["HEAD /tiny.gguf"] and not (fleet.store / ".gpufleet").exists()
+    wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf")}
+    size = (folder / "tiny.gguf").stat().st_size
+    says = f"the disk of {fleet.store} is too full to build {NAME}: "
+    assert says in fleet.run(**wanted, reserve="1E")["msg"] and requests == []
+    monkeypatch.setattr(_custom.Store, "free", lambda _self: 2 * size - 1)
+    assert says in fleet.run(**wanted)["msg"] and requests == ["GET /tiny.gguf"]
+    assert says in fleet.run(**{"from": str(folder / "tiny.gguf")})["msg"]
+    # that of other files is counted with it
+    weights(folder / "adapter.gguf", seed=2)
+    monkeypatch.setattr(_custom.Store, "free", lambda _self: 4 * size - 1)
+    assert says in fleet.run(**wanted, adapters=[{"path": str(folder / "adapter.gguf")}])["msg"]
+    monkeypatch.setattr(_custom.Store, "free", lambda _self: 2 * size)
+    assert fleet.run(**wanted)["changed"]
+
+
+def test_endless_download(fleet: Fleet, files: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of no known size is given up before it fills the disk."""
+    _folder, url, requests = files
+    monkeypatch.setattr(_custom.Store, "free", lambda _self: 4 << 20)
+    result = fleet.run(**{"from": f"{url}/endless", "sha256": "0" * 64})
+    assert result["failed"] and "is too full to build" in result["msg"] and len(requests) < 32
 
 
 def test_download_that_breaks_off(fleet: Fleet, files: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is begun anew."""
-    folder, url, _requests = files
+    folder, url, requests = files
     wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf")}
-    fetch, tries = _custom._fetch, []
+    read, tries = _custom._read, []
 
-    def flaky(*args: Any) -> str:
+    def flaky(*args: Any) -> bytes:
         tries.append(args)
-        if len(tries) == 1:
-            raise _custom.HTTPException("3 of 5 bytes came")
-        return fetch(*args)
+        return b"" if len(tries) == 2 else read(*args)
 
-    monkeypatch.setattr(_custom, "_fetch", flaky)
-    monkeypatch.setattr(_custom.time, "sleep", lambda _seconds: None)
-    assert fleet.run(**wanted)["changed"] and len(tries) == 2
-    monkeypatch.setattr(_custom, "_fetch", lambda *_args: fetch("http://127.0.0.1:9/x", *_args[1:]))
-    assert "http://127.0.0.1:9/x cannot be reached" in fleet.run(**{**wanted, "sha256": "1" * 64})["msg"]
+    monkeypatch.setattr(_custom, "CHUNK", 1000)
+    monkeypatch.setattr(_custom, "_read", flaky)
+    assert fleet.run(**wanted)["changed"] and requests == ["GET /tiny.gguf"] * 2
+    assert "http://127.0.0.1:9/x cannot be downloaded: " in fleet.run(**{**wanted, "from": "http://127.0.0.1:9/x", "sha256": "1" * 64})["msg"]
+
+
+@pytest.mark.parametrize(("place", "sha256", "message"), [
+    ("{}/none.gguf", "0" * 64, "/none.gguf answered 404"),
+    ("{}/tiny.gguf", "0" * 64, "/tiny.gguf is not the file that was pinned"),
+    ("http://user:secret@127.0.0.1:9/x", "0" * 64, "http://127.0.0.1:9/x cannot be downloaded"),
+    ("{}/tiny.gguf", None, "/tiny.gguf has no sha256"),
+    ("{}/tiny.gguf", "abc", "/tiny.gguf is 'abc' and must have 64 hex digits"),
+    ("ftp://user:secret@h/x", "0" * 64, "ftp://h/x is neither an absolute path"),
+    ("http://user:secret@[bad/x", "0" * 64, "is no URL"),
+    ("{}/tiny gguf", "0" * 64, "cannot be downloaded"),
+])
+def test_passwords_stay_out_of_messages(
+    fleet: Fleet, files: tuple[Path, str, list[str]], place: str, sha256: str | None, message: str,
+) -> None:
+    """Neither that of a URL nor its signature is in what the module says."""
+    folder, url, _requests = files
+    weights(folder / "tiny.gguf")
+    place = place.format(url.replace("//", "//user:secret@"))
+    result = fleet.run(**{"from": f"{place}?signature=secret", "sha256": sha256})
+    assert result["failed"] and message in result["msg"] and "secret" not in result["msg"]
+    result = fleet.run(adapters=[{"url": f"{place}?signature=secret", "sha256": sha256}])
+    assert result["failed"] and message in result["msg"] and "secret" not in result["msg"]
+
+
+def test_proxy(fleet: Fleet, files: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files come through the proxy that is given, and not through that of the environment; the server is asked directly."""
+    folder, url, requests = files
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    # where a server of files finds what a proxy is asked for
+    (folder / "http:/files.invalid").mkdir(parents=True)
+    wanted = {"from": "http://files.invalid/tiny.gguf", "sha256": weights(folder / "http:/files.invalid/tiny.gguf")}
+    assert "cannot be downloaded" in fleet.run(**wanted)["msg"] and requests == []
+    result = fleet.run(**wanted, proxy={"http": url.replace("//", "//user:secret@")})
+    assert result["changed"] and requests == ["GET http://files.invalid/tiny.gguf"] and "secret" not in str(result)
+    wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf", seed=2)}
+    assert "cannot be downloaded" in fleet.run(**wanted, proxy={"http": "http://127.0.0.1:9"})["msg"]
+    assert fleet.run(**wanted, proxy={"http": "http://127.0.0.1:9", "bypass": "127.0.0.1"})["changed"]
+
+
+def locked(path: Path) -> bool:
+    """Whether somebody holds a lock."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_one_build_at_a_time(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the look at what has to be uploaded to the record one lock of the store is held, and a blob goes only under its own."""
+    digest = weights(tmp_path / "tiny.gguf")
+    staging, seen = fleet.store / ".gpufleet/staging", []
+    for holder, name, lock in (
+        (_custom.OllamaClient, "has_blob", "custom"), (_custom.OllamaClient, "create", "custom"), (_custom.Builder, "_drop", "custom"),
+        (_custom.Builder, "_write_record", "custom"), (_custom.Store, "used", f"sha256-{digest}"),
+    ):
+        def spy(*args: Any, name: str = name, lock: str = lock, original: Any = getattr(holder, name), **more: Any) -> Any:
+            seen.append((name, locked(staging / f"{lock}.lock")))
+            return original(*args, **more)
+
+        monkeypatch.setattr(holder, name, spy)
+    assert fleet.run(**{"from": str(tmp_path / "tiny.gguf")})["changed"]
+    assert seen == [(name, True) for name in ("has_blob", "create", "_drop", "used", "_write_record")]
+    assert not locked(staging / "custom.lock")
+
+
+def test_the_file_that_was_hashed_is_sent(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file at its path changes nothing; a FIFO there, or in the place of the record, blocks nothing."""
+    digest = weights(tmp_path / "tiny.gguf")
+    weights(tmp_path / "other.gguf", seed=2)
+    has_blob = _custom.OllamaClient.has_blob
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            _custom.OllamaClient, "has_blob",
+            lambda *args: os.replace(tmp_path / "other.gguf", tmp_path / "tiny.gguf") or has_blob(*args),
+        )
+        result = fleet.run(**{"from": str(tmp_path / "tiny.gguf"), "sha256": digest})
+    assert result["changed"] and f"from: sha256:{digest}" in result["diff"]["after"]
+    os.mkfifo(tmp_path / "fifo")
+    assert fleet.run(**{"from": str(tmp_path / "fifo")})["msg"] == f"{tmp_path}/fifo is no file"
+    fleet.record.unlink()
+    os.mkfifo(fleet.record)
+    assert fleet.run()["reason"] == "there is no record of how it was built" and fleet.record.is_file()
+
+
+@pytest.fixture
+def foreign(pulled: Callable[..., Any], run_module: Callable[..., Any]) -> Iterator[Fleet]:
+    """A store of a user who is not root, with root running the module."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can run it for another user")
+    # the directories of pytest are open to root alone
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    fleet = Fleet(pulled(BASE, OLLAMA_MODELS=str(root / "models"))[0], run_module)
+    for path in (root / "models", *(root / "models").rglob("*")):
+        os.chown(path, 65534, 65534)
+    yield fleet
+    shutil.rmtree(root)
+
+
+def test_store_of_another_user(foreign: Fleet, files: tuple[Path, str, list[str]]) -> None:
+    """Files that only root can read are built from, and what is written belongs to the owner of the store."""
+    folder, url, _requests = files
+    digest = weights(folder / "tiny.gguf")
+    (folder / "tiny.gguf").chmod(0o600)
+    assert foreign.run(**{"from": str(folder / "tiny.gguf")})["changed"]
+    assert foreign.run(**{"from": f"{url}/tiny.gguf", "sha256": digest}, system="x")["changed"]
+    private = foreign.store / ".gpufleet"
+    assert {path.stat().st_uid for path in (private, *private.rglob("*"))} == {65534} and os.geteuid() == 0
+
+
+def test_links_lead_root_nowhere(foreign: Fleet, files: tuple[Path, str, list[str]], tmp_path: Path) -> None:
+    """Whoever owns the store cannot make root write elsewhere, nor read a record from there."""
+    folder, url, _requests = files
+    digest = weights(folder / "tiny.gguf")
+    custom, staging = (foreign.store / ".gpufleet" / name for name in ("custom", "staging"))
+    staging.mkdir(parents=True)
+    for path in (staging, staging.parent):
+        os.chown(path, 65534, 65534)
+    victim = tmp_path / "victim"
+    victim.write_text("precious", encoding="utf-8")
+    (staging / f"sha256-{digest}.gguf.part").symlink_to(victim)
+    assert foreign.run(**{"from": f"{url}/tiny.gguf", "sha256": digest})["changed"]
+    assert victim.read_text(encoding="utf-8") == "precious" and victim.stat().st_uid == 0
+    shutil.rmtree(custom)
+    (tmp_path / "elsewhere").mkdir()
+    custom.symlink_to(tmp_path / "elsewhere")
+    result = foreign.run(system="x")
+    assert result["failed"] and "Permission denied" in result["msg"] and list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_adapter(fleet: Fleet, tmp_path: Path) -> None:
@@ -368,12 +533,14 @@ def test_blobs_of_the_client(fleet: Fleet, tmp_path: Path) -> None:
     client = OllamaClient(fleet.server.url, 20)
     digest = f"sha256:{weights(tmp_path / 'tiny.gguf')}"
     assert not client.has_blob(digest)
-    client.upload_blob(digest, str(tmp_path / "tiny.gguf"))
-    assert client.has_blob(digest)
+    with (tmp_path / "tiny.gguf").open("rb") as file:
+        file.read(4)
+        client.upload_blob(digest, file)
+        assert client.has_blob(digest)
+        with pytest.raises(OllamaError, match="digest mismatch"):
+            client.upload_blob(f"sha256:{'0' * 64}", file)
     with pytest.raises(OllamaError, match="answered 400"):
         client.has_blob("sha256:short")
-    with pytest.raises(OllamaError, match="digest mismatch"):
-        client.upload_blob(f"sha256:{'0' * 64}", str(tmp_path / "tiny.gguf"))
 
 
 def test_names_and_records() -> None:

@@ -192,6 +192,16 @@ def test_damaged_files(pulled: Pulled, run_module: RunModule) -> None:
     assert info(run_module, store)["orphaned_blobs"] == [{"digest": f"sha256:{'0' * 64}", "size": 4}]
 
 
+@pytest.mark.parametrize("config", [b"[" * 100_000, b'{"model_family": "' + b"x" * (5 << 20) + b'"}'])
+def test_damaged_config(pulled: Pulled, run_module: RunModule, config: bytes) -> None:
+    """What is nested too deep, or far too long, is a warning; not more than some megabytes are read."""
+    store = store_of(pulled()[0])
+    manifest = json.loads(manifest_path(store).read_text(encoding="utf-8"))
+    (store / "blobs" / manifest["config"]["digest"].replace(":", "-")).write_bytes(config)
+    result = info(run_module, store)
+    assert only(result)["family"] == "" and f"the config of {NAME} is damaged" in " ".join(result["warnings"])
+
+
 def test_server_with_another_store(pulled: Pulled, run_module: RunModule, tmp_path: Path) -> None:
     """What only the server lists is listed with it; what it has under the name of another model is not mixed up with that."""
     server, _name = pulled()
@@ -204,7 +214,7 @@ def test_server_with_another_store(pulled: Pulled, run_module: RunModule, tmp_pa
     assert only(result, "new:latest")["complete"] is None and [model["name"] for model in result["models"]] == sorted(m["name"] for m in result["models"])
 
 
-@pytest.mark.parametrize("tags", [{}, {"models": None}, {"models": {}}, {"models": [1]}, {"models": [{"digest": "x"}]}, [], 1, "x", b"<html>"])
+@pytest.mark.parametrize("tags", [{}, {"models": None}, {"models": {}}, {"models": [1]}, {"models": [{"digest": "x"}]}, [], 1, "x", b"<html>", b"[" * 100_000])
 def test_something_else_answers(run_module: RunModule, served: Callable[..., str], tags: Any) -> None:
     """What is no list of models is an error with a sentence, for all who ask the client."""
     url = served({"/api/version": {"version": "1.2.3"}, "/api/tags": tags})

@@ -97,6 +97,20 @@ def test_refused(start_registry: Callable[..., Any], ask: Ask, fault: dict[str, 
     assert f"{registry.url}/v2/library/smollm2/manifests/135m" in result["msg"]
 
 
+@pytest.mark.parametrize(("place", "body"), [("{}", None), (DEAD, None), ("http://[bad", None), ("{}", b"<html>")])
+def test_passwords_stay_out_of_messages(
+    start_registry: Callable[..., Any], ask: Ask, monkeypatch: pytest.MonkeyPatch, place: str, body: bytes | None,
+) -> None:
+    """A source is named without them, whatever is wrong with it."""
+    if body:
+        monkeypatch.setattr(ollama_registry_info.Http, "get", lambda *_args: body)
+    source = place.format(start_registry().url).replace("//", "//user:secret@")
+    result = ask("none:1b", sources=[source])
+    assert result["failed"] and result["msg"].startswith("none:1b: ") and "secret" not in result["msg"]
+    # once, and with the host
+    assert result["msg"].count("://") <= 1 or "[bad" in place
+
+
 def test_no_manifest(start_registry: Callable[..., Any], ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in between answers with a page of its own."""
     monkeypatch.setattr(ollama_registry_info.Http, "get", lambda *_args: b"<html>log in</html>")

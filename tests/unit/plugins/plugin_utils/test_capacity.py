@@ -174,11 +174,11 @@ LOCK = {"llama3.1:8b": entry(4.6, LLAMA_8B), "llama3.1:70b": entry(39.6, LLAMA_7
 
 
 def report(
-    instances: list[dict[str, Any]], models: list[Any], gpus: dict[str, Any] | None = None, memory: float = 64, lock: Any = LOCK, **disk: Any
+    instances: list[dict[str, Any]], models: list[Any], gpus: dict[str, Any] | None = None, memory: float = 64, lock: Any = None, **disk: Any
 ) -> dict[str, list[str]]:
     """The report on a host with one store."""
     completed = _model.instances([{"port": 11434 + number, **item} for number, item in enumerate(instances)], "10.0.0.5", STORE)
-    return _capacity.capacity_report(completed, _models.manifest(models), lock, [store(**disk)], int(memory * GIB), gpus or {"gpus": []}, 10**9)
+    return _capacity.capacity_report(completed, _models.manifest(models), LOCK if lock is None else lock, [store(**disk)], int(memory * GIB), gpus or {"gpus": []}, 10**9)
 
 
 def trouble(found: dict[str, list[str]]) -> list[str]:

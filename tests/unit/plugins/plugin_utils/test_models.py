@@ -132,7 +132,8 @@ def test_sources() -> None:
     hostvars["h7"] = {"ollama_address": "10.0.0.7"}
 
     def found(host: str, done: list[str]) -> list[str]:
-        values = {name: {**hostvars[name], **({"pull": {"changed": True}} if name in done else {"pull": {"failed": True}} if name == "h4" else {})} for name in hosts}
+        pulls = {name: {"pull": {"changed": True}} for name in done}
+        values = {name: {"pull": {"failed": True} if name == "h4" else None, **hostvars[name], **pulls.get(name, {})} for name in hosts}
         return _models.model_sources(hosts, values, host, ["a"], hosts[:6], "pull")
 
     assert found("h0", []) == ["http://h6:9000", "http://10.0.0.7:8140"]
