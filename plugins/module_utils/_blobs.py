@@ -15,15 +15,17 @@ import time
 from contextlib import suppress
 from typing import Any, Callable
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Again, Connection, FetchError, Http, describe, shown
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import MIN_RATE, Again, Connection, FetchError, Http, Pace, describe, receive, shown
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import BUFFER, Store
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import BUFFER, NoFile, Store, as_root, open_file
 
 # what a crash can lose on each connection
 CHUNK_SIZE = 8 << 20
 
-_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _EXPIRED = (400, 401, 403)
+# how long a buffer may be filled before somebody looks whether it is still wanted
+_FILL_SECONDS = 0.25
 
 Write = Callable[[memoryview, int], None]
 
@@ -46,24 +48,26 @@ class Budget:
         """Bytes to read at once: a slow rate is not kept in big leaps."""
         return min(BUFFER, max(self.rate // 20, 4096)) if self.rate else BUFFER
 
-    def take(self, count: int, sleep: Callable[[float], Any]) -> None:
-        """Wait until so many bytes were due."""
+    def take(self, count: int, sleep: Callable[[float], Any]) -> float:
+        """Wait until so many bytes were due. Returns the seconds."""
         if not self.rate:
-            return
+            return 0.0
         with self._lock:
             now = time.monotonic()
             self._left = min(self.rate / 10, self._left + (now - self._time) * self.rate) - count
             self._time = now
             wait = -self._left / self.rate
-        if wait > 0:
-            sleep(wait)
+        if wait <= 0:
+            return 0.0
+        sleep(wait)
+        return wait
 
 
 class Part:
     """A blob that is put together in the staging directory.
 
     Beside its file lies a map: a line with the chunk size, then a byte for each chunk, 1 when it is there. The map may know more than the
-    disk after a power cut; the digest tells.
+    disk after a power cut; the digest tells. Only who holds the lock of the layer may touch it.
     """
 
     def __init__(self, store: Store, layer: Layer, chunk_size: int) -> None:
@@ -72,14 +76,8 @@ class Part:
         self.path = store.part_path(layer.digest)
         self.map_path = f"{self.path}.map"
         self.chunks = bytearray(-(-layer.size // chunk_size))
-        self._owner = store.owner() if os.geteuid() == 0 else None
         self._head = f"{chunk_size}\n".encode()
         self._file = self._map = -1
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is something to go on with, or to publish."""
-        return os.path.exists(self.path)
 
     def range(self, index: int) -> tuple[int, int]:
         """First byte of a chunk, and the byte after its last."""
@@ -97,12 +95,13 @@ class Part:
         try:
             self.chunks[:] = self._open_begun() or bytes(len(self.chunks))
             if self._file < 0:
-                self._file = self._open(self.path, os.O_CREAT)
+                # never written over: what is there may be a file of somebody else
+                self.drop()
+                self._file = open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                self._map = open_file(self.map_path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                os.pwrite(self._map, self._head + self.chunks, 0)
             if self.layer.size:
                 self._allocate()
-            self._map = self._open(self.map_path, os.O_CREAT)
-            os.ftruncate(self._map, 0)
-            os.pwrite(self._map, self._head + self.chunks, 0)
         except OSError as error:
             self.close()
             if not any(self.chunks):
@@ -110,24 +109,18 @@ class Part:
             raise disk_error(self.path, error) from None
         return any(self.chunks)
 
-    def _open(self, path: str, flags: int) -> int:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
-        if self._owner:
-            os.fchown(descriptor, *self._owner)
-        return descriptor
-
     def _open_begun(self) -> bytes:
-        """Open what is there. Returns its map, empty when there is none that fits."""
-        try:
-            # not made here: a pull that shares the layer may publish the file at any time
-            self._file = self._open(self.path, 0)
-            with open(self.map_path, "rb") as file:
-                raw = file.read()
-        except FileNotFoundError:
-            return b""
+        """Open what is there, when it can be gone on with. Returns its map."""
+        raw = b""
+        with suppress(FileNotFoundError, NoFile):
+            self._file = open_file(self.path, os.O_RDWR)
+            self._map = open_file(self.map_path, os.O_RDWR)
+            raw = os.pread(self._map, len(self._head) + len(self.chunks) + 1, 0)
         known = raw[len(self._head):]
-        fits = raw.startswith(self._head) and len(known) == len(self.chunks) and os.fstat(self._file).st_size == self.layer.size
-        return known if fits else b""
+        if raw.startswith(self._head) and len(known) == len(self.chunks) and os.fstat(self._file).st_size == self.layer.size:
+            return known
+        self.close()
+        return b""
 
     def _allocate(self) -> None:
         """Take the whole space now: a disk that is too small shows before the first byte."""
@@ -238,6 +231,9 @@ class WebBlob:
             if self._direct == direct:
                 self._direct = ""
 
+    def close(self) -> None:
+        """Its readers have the connections."""
+
     def _check(self, connection: Connection, response: http.client.HTTPResponse, start: int, end: int) -> http.client.HTTPResponse:
         size = self.layer.size
         if response.status == 200 and (start, end) == (0, size) and response.length in (None, size):
@@ -267,30 +263,46 @@ class WebReader:
 
         def step() -> None:
             nonlocal position
-            began = position
+            began, clock, pace = position, time.monotonic(), Pace(self._blob.http.timeout)
             if self._stopped.is_set():
                 raise Stopped
-            response = self._blob.ask(self._connection, position, end)
-            while position < end:
-                count = self._receive(response, end - position, position > began)
-                write(self._buffer[:count], position)
-                position += count
-                self._blob.budget.take(count, self._stopped.wait)
-                if self._stopped.is_set():
-                    raise Stopped
+            try:
+                response = self._blob.ask(self._connection, position, end)
+                while position < end:
+                    count = self._receive(response, end - position)
+                    if self._stopped.is_set():
+                        raise Stopped
+                    write(self._buffer[:count], position)
+                    position += count
+                    pace.came(count)
+                    pace.waited(self._blob.budget.take(count, self._stopped.wait))
+            except Again as error:
+                self._connection.close()
+                # a few bytes are no reason to go on for ever
+                error.moved = position - began >= MIN_RATE * max(1.0, time.monotonic() - clock)
+                raise
 
         self._blob.http.again(step, self._blob.unreachable, self._stopped.wait)
 
-    def _receive(self, response: http.client.HTTPResponse, limit: int, moved: bool) -> int:
+    def _receive(self, response: http.client.HTTPResponse, limit: int) -> int:
+        """Fill the buffer, but go back with less when that takes long. Returns the bytes."""
+        view, count, text = self._buffer[:limit], 0, "the connection was cut"
+        until = time.monotonic() + _FILL_SECONDS
         try:
-            count = response.readinto(self._buffer[:limit])
-            text = "the connection was cut"
-        except (http.client.HTTPException, OSError) as error:
-            count, text = 0, describe(error)
+            while count < len(view) and time.monotonic() < until and not self._stopped.is_set():
+                found = receive(response, view[count:])
+                if not found:
+                    break
+                count += found
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            text = describe(error)
         if not count:
-            self._connection.close()
-            raise Again(f"{shown(self._blob.url)} broke off: {text}", moved=moved)
+            raise Again(f"{shown(self._blob.url)} broke off: {text}")
         return count
+
+    def interrupt(self) -> None:
+        """Wake the thread that waits for bytes."""
+        self._connection.interrupt()
 
     def close(self) -> None:
         """End the connection."""
@@ -298,17 +310,19 @@ class WebReader:
 
 
 class FileBlob:
-    """A blob in another store on this host."""
+    """A blob in another store on this host. It is opened here, since root's is only the main thread."""
 
     network = False
 
     def __init__(self, path: str, layer: Layer) -> None:
         self.path = path
         try:
-            size = os.stat(path).st_size
+            self.file = os.fdopen(open_foreign(path), "rb", buffering=0)
         except OSError as error:
             raise FetchError(f"{path} cannot be read: {error.strerror}", "not-found") from None
+        size = os.fstat(self.file.fileno()).st_size
         if size != layer.size:
+            self.close()
             raise FetchError(f"{path} has {size} bytes, and should have {layer.size}", "size")
 
     def locate(self) -> None:
@@ -316,17 +330,30 @@ class FileBlob:
 
     def reader(self, stopped: threading.Event) -> FileReader:
         """For one thread."""
-        return FileReader(self.path, stopped)
+        return FileReader(self, stopped)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.file.close()
+
+
+def open_foreign(path: str) -> int:
+    """A file of a source, which the owner of the store may not be allowed to read, and root is."""
+    try:
+        return open_file(path, os.O_RDONLY, follow=True)
+    except PermissionError:
+        # no links here: they could lead to what nobody else is to read
+        with as_root():
+            return open_file(path, os.O_RDONLY)
 
 
 class FileReader:
     """Chunks of a file."""
 
-    def __init__(self, path: str, stopped: threading.Event) -> None:
-        self._path = path
+    def __init__(self, blob: FileBlob, stopped: threading.Event) -> None:
+        self._blob = blob
         self._stopped = stopped
         self._buffer = memoryview(bytearray(BUFFER))
-        self._file = -1
 
     def read(self, start: int, end: int, write: Write) -> None:
         """Bring the bytes from C(start) up to but not including C(end)."""
@@ -334,20 +361,19 @@ class FileReader:
             if self._stopped.is_set():
                 raise Stopped
             try:
-                if self._file < 0:
-                    self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                count = os.preadv(self._file, [self._buffer[:end - start]], start)
+                count = os.preadv(self._blob.file.fileno(), [self._buffer[:end - start]], start)
             except OSError as error:
-                raise FetchError(f"{self._path} cannot be read: {error.strerror}", "not-found") from None
+                raise FetchError(f"{self._blob.path} cannot be read: {error.strerror}", "not-found") from None
             if not count:
-                raise FetchError(f"{self._path} became shorter while it was read", "size")
+                raise FetchError(f"{self._blob.path} became shorter while it was read", "size")
             write(self._buffer[:count], start)
             start += count
 
+    def interrupt(self) -> None:
+        """A file does not keep it waiting."""
+
     def close(self) -> None:
-        """Let go of the file."""
-        if self._file >= 0:
-            os.close(self._file)
+        """The blob has the file."""
 
 
 # -- the download ---------------------------------------------------------------
@@ -368,6 +394,7 @@ class Download:
         self._stopped = threading.Event()
         self._changed = threading.Condition()
         self._error: BaseException | None = None
+        self._readers: list[WebReader | FileReader] = []
         self._digest = hashlib.sha256()
 
     def run(self) -> str:
@@ -379,10 +406,9 @@ class Download:
             if self._error:
                 raise self._error
             self._part.sync()
-        except FetchError:
+        finally:
             self._part.close()
-            raise
-        self._part.close()
+            self._blob.close()
         return f"sha256:{self._digest.hexdigest()}"
 
     def _work(self) -> None:
@@ -409,6 +435,8 @@ class Download:
             self._error = self._error or error
             self._stopped.set()
             self._changed.notify_all()
+            for reader in self._readers:
+                reader.interrupt()
 
     def _next(self) -> int | None:
         with self._changed:
@@ -416,6 +444,8 @@ class Download:
 
     def _fetch(self) -> None:
         reader = self._blob.reader(self._stopped)
+        with self._changed:
+            self._readers.append(reader)
         try:
             while (index := self._next()) is not None:
                 reader.read(*self._part.range(index), self._write)

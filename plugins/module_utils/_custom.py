@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import stat
 import tempfile
 from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
@@ -27,12 +26,10 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError, OllamaUnreachable
 from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Again, Connection, FetchError, Http, describe, shown, split
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name, parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import NoFile, Store, open_file, read_file
 
 CUSTOM_DIR = "custom"
 CHUNK = 1 << 20
-# far above any record, below what would hurt
-MAX_RECORD = 4 << 20
 # the file as it is uploaded, and the copy of it that Ollama makes
 COPIES = 2
 # longer texts are shown by their first line and their hash
@@ -113,17 +110,6 @@ class Weights:
             _check_url(place)
         self.digest = f"sha256:{pinned}" if pinned else ""
 
-    def open(self) -> bool:
-        """Open the file at the path, if it is there. It is read by this descriptor only: another file may come to the path meanwhile."""
-        try:
-            # a FIFO would block for ever
-            self.file = open(self.place, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # pylint: disable=consider-using-with
-        except FileNotFoundError:
-            return False
-        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
-            raise CustomError(f"{self.place} is no file")
-        return True
-
     def close(self) -> None:
         """Close what was opened."""
         if self.file:
@@ -132,9 +118,14 @@ class Weights:
     def verify(self, known: Any) -> list[Any] | None:
         """Learn the digest of the file at the path, and compare it with the pinned one. C(known) is what this returned at an earlier time.
 
-        Returns size, time and inode of the file and the digest, to be remembered; None when there is nothing to read.
+        It is opened once: whatever comes to the path meanwhile, what was hashed is what is sent. Returns size, time and inode of the file
+        and the digest, to be remembered; None when there is nothing to read.
         """
-        if self.is_url or not self.open() or not self.file:
+        try:
+            self.file = None if self.is_url else os.fdopen(open_file(self.place, os.O_RDONLY, follow=True), "rb")
+        except FileNotFoundError:
+            pass
+        if not self.file:
             return None
         status = os.fstat(self.file.fileno())
         identity = [status.st_size, status.st_mtime_ns, status.st_ino]
@@ -160,6 +151,9 @@ def _check_url(url: str) -> None:
         split(url)
     except FetchError as error:
         raise CustomError(str(error)) from None
+    # http.client would say so with the whole URL
+    if re.search(r"[^!-~]", url):
+        raise CustomError(f"{shown(url)} is no URL: write spaces and letters that are not ASCII as %XX")
 
 
 def sha256_of(file: IO[bytes]) -> str:
@@ -262,10 +256,8 @@ def record_path(store: Store, name: str) -> str:
 def read_record(store: Store, name: str) -> dict[str, Any]:
     """What is on record of a model: hash, digest and base_digest (64 hex digits), text, files. Empty when there is none, or none that can be read."""
     try:
-        # what is no file would block for ever, or never end
-        with open(record_path(store, name), "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            found = json.loads(file.read(MAX_RECORD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b"")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        found = json.loads(read_file(record_path(store, name)))
+    except (FileNotFoundError, NotADirectoryError, NoFile, ValueError, RecursionError):
         return {}
     kinds = {"name": str, "hash": str, "digest": str, "base_digest": str, "text": str, "files": dict}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
@@ -449,10 +441,10 @@ class Builder:
 
     def _drop(self, digests: Mapping[str, Weights]) -> None:
         """Delete what was uploaded and is not used: Ollama, from 0.30 on, stores a copy of the model that it has rewritten."""
-        for digest in digests:
-            # whoever pulls a model with this blob holds its lock until the manifest is there
-            with self._lock(digest.replace(":", "-")), self.store.as_owner():
-                used, broken = self.store.used()
+        # so that no pull writes a manifest which names them meanwhile
+        with self._lock("manifests"), self.store.as_owner():
+            used, broken = self.store.used()
+            for digest in digests:
                 if not broken and digest not in used:
                     with suppress(FileNotFoundError):
                         os.unlink(self.store.blob_path(digest))

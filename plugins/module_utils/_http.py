@@ -10,12 +10,16 @@ C(urllib) do not.
 from __future__ import annotations
 
 import base64
+import copy
 import email.utils
 import http.client
 import random
+import re
 import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from typing import Any, Callable, Mapping, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment
@@ -25,6 +29,8 @@ MAX_REDIRECTS = 5
 CONNECT_SECONDS = 15
 # a server that asks for more is asked again after this
 MAX_PAUSE = 120
+# bytes in a second; what comes slower for as long as a stall is as good as silent
+MIN_RATE = 1024
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 # kind of FetchError by status; those that are not here and below 500 are "http"
@@ -83,6 +89,9 @@ class Connection:
             reused = self._connect(parts, proxy)
             try:
                 return self._send(path, all_headers)
+            except (http.client.InvalidURL, ValueError) as error:
+                self.close()
+                raise FetchError(f"{shown(url)} cannot be asked for, or its answer is none: {type(error).__name__}", "http") from None
             except (http.client.HTTPException, OSError) as error:
                 self.close()
                 # an idle connection may have been closed by the other side
@@ -92,8 +101,23 @@ class Connection:
     def _send(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         if self._connection is None:
             raise http.client.NotConnected()
-        self._connection.request("GET", path, headers=dict(headers))
-        return self._connection.getresponse()
+        # the timeout of the socket begins anew with each byte of the head
+        timer = threading.Timer(self._http.timeout + 1, self.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._connection.request("GET", path, headers=dict(headers))
+            return self._connection.getresponse()
+        finally:
+            timer.cancel()
+
+    def interrupt(self) -> None:
+        """End the connection for the thread that waits for it. From any thread."""
+        found = self._connection
+        if found is not None and found.sock is not None:
+            with suppress(OSError):
+                # TLS stays in place: what comes yet must not be taken for plain bytes
+                socket.socket.shutdown(found.sock, socket.SHUT_RDWR)
 
     def _connect(self, parts: SplitResult, proxy: SplitResult | None) -> bool:
         """Have a connection to the host. True when it was there before."""
@@ -123,16 +147,30 @@ class Http:
 
     Args: C(user_agent), by which a registry tells clients that are too old for a model (status 412); C(timeout) in seconds, the longest
     silence; C(retries) after a first try that failed for the moment; C(sleep) a function that waits for seconds.
-    Proxies and certificate authorities are those of the environment and of the system.
+    C(proxies) by scheme, and under C(no) the hosts that are asked without; None means those of the environment. Certificate authorities are
+    those of the system.
     """
 
-    def __init__(self, user_agent: str = "ollama/0.0.0", timeout: float = 60, retries: int = 6, sleep: Callable[[float], Any] = time.sleep) -> None:
+    def __init__(
+        self,
+        user_agent: str = "ollama/0.0.0",
+        timeout: float = 60,
+        retries: int = 6,
+        sleep: Callable[[float], Any] = time.sleep,
+        proxies: Mapping[str, str] | None = None,
+    ) -> None:
         self.user_agent = user_agent
         self.timeout = timeout
         self.retries = retries
         self.sleep = sleep
-        self._proxies = getproxies_environment()
+        self._proxies = dict(getproxies_environment() if proxies is None else proxies)
         self._context: ssl.SSLContext | None = None
+
+    def direct(self) -> Http:
+        """The same without proxies, for hosts of the fleet."""
+        found = copy.copy(self)
+        found._proxies = {}  # pylint: disable=protected-access
+        return found
 
     # -- what callers want ----------------------------------------------------
 
@@ -187,11 +225,11 @@ class Http:
             response, final = self.follow(connection, url, headers)
             if response.status not in statuses:
                 raise FetchError(f"{shown(final)} does not answer ranges: status {response.status}", "http")
-            body = response.read(limit + 1)
+            body = self._read(response, limit + 1)
             # http.client takes the end of the connection for the end of the body
             if response.length and len(body) <= limit:
                 raise http.client.IncompleteRead(body, response.length)
-        except (http.client.HTTPException, OSError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             raise Again(f"{shown(url)} broke off: {describe(error)}") from None
         finally:
             connection.close()
@@ -199,13 +237,25 @@ class Http:
             raise FetchError(f"{shown(final)} answered with more than {limit} bytes", "size")
         return body
 
+    def _read(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+        """The body up to a limit, whatever length the server tells."""
+        buffer, count, pace = memoryview(bytearray(limit)), 0, Pace(self.timeout)
+        while count < limit:
+            found = receive(response, buffer[count:])
+            if not found:
+                break
+            count += found
+            pace.came(found)
+        return bytes(buffer[:count])
+
     @staticmethod
     def refusal(connection: Connection, response: http.client.HTTPResponse, url: str) -> Exception:
         """The error for a status that is no success: Again or FetchError."""
         status = response.status
         try:
-            body = response.read(300).decode("utf-8", "replace")
-        except (http.client.HTTPException, OSError):
+            buffer = bytearray(300)
+            body = buffer[:receive(response, memoryview(buffer))].decode("utf-8", "replace")
+        except (http.client.HTTPException, OSError, ValueError):
             body = ""
         connection.close()
         text = f"{shown(url)} answered {status} {response.reason}"
@@ -217,23 +267,26 @@ class Http:
         if kind == "unauthorized":
             return FetchError(f"{text}: {_account(response)}", kind)
         if kind == "proxy":
-            return FetchError(f"{text}: the proxy wants a name and a password, give them in its URL in the environment", kind)
+            return FetchError(f"{text}: the proxy wants a name and a password, give them in its URL", kind)
         return FetchError(text, kind)
 
     # -- connections ----------------------------------------------------------
 
     def proxy(self, parts: SplitResult) -> SplitResult | None:
-        """The proxy for a URL, as the environment says."""
+        """The proxy for a URL."""
         address = self._proxies.get(parts.scheme)
         if not address or proxy_bypass_environment(place(parts), self._proxies):
             return None
-        return urlsplit(address if "://" in address else f"http://{address}")
+        try:
+            return split(address if "://" in address else f"http://{address}")
+        except FetchError:
+            raise FetchError(f"the proxy {shown(address)} is of no kind that is understood: give one with http://", "proxy", final=True) from None
 
     def connection(self, parts: SplitResult, proxy: SplitResult | None) -> http.client.HTTPConnection:
         """A connection that is not open yet."""
         timeout = min(CONNECT_SECONDS, self.timeout)
         if proxy and proxy.scheme != "http":
-            raise FetchError(f"the proxy {proxy.scheme}://{place(proxy)} is of no kind that is understood: give one with http://", "proxy", final=True)
+            raise FetchError(f"the proxy {shown(proxy.geturl())} is of no kind that is understood: give one with http://", "proxy", final=True)
         if parts.scheme == "http":
             to = proxy or parts
             return http.client.HTTPConnection(to.hostname or "", to.port or 80, timeout=timeout)
@@ -260,7 +313,7 @@ def split(url: str) -> SplitResult:
     except ValueError:
         fits = False
     if not fits:
-        raise FetchError(f"{url!r} is no URL: give http://host[:port] or https://host[:port]", "http")
+        raise FetchError(f"{shown(url)!r} is no URL: give http://host[:port] or https://host[:port]", "http")
     return parts
 
 
@@ -270,9 +323,13 @@ def place(parts: SplitResult) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL for messages: without a password and without a signature."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{place(parts)}{parts.path}"
+    """A URL for messages: without a password and without a signature. Of what is no URL, what can be neither."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    # a password may hold what ends a host
+    rest = rest.rpartition("@")[2]
+    return scheme + separator + re.split("[?#]", rest, maxsplit=1)[0]
 
 
 def authorization(parts: SplitResult, header: str = "Authorization") -> dict[str, str]:
@@ -287,11 +344,55 @@ def redirected(url: str, location: str | None) -> str:
     """Where a redirect leads. Raises FetchError when one must not go there."""
     if not location:
         raise FetchError(f"{shown(url)} redirects to nowhere", "redirect")
-    target = urljoin(url, location)
-    scheme = urlsplit(target).scheme
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+    except ValueError:
+        raise FetchError(f"{shown(url)} redirects to what is no URL", "redirect") from None
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
         raise FetchError(f"{shown(url)} redirects to {shown(target)}, which is not protected as it is itself", "redirect")
     return target
+
+
+def receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """What comes at once, at most a buffer full; 0 at the end. C(readinto) of http.client waits until the buffer is full, however slow it comes."""
+    if response.chunked:
+        data = response.read1(len(buffer))
+        buffer[:len(data)] = data
+        return len(data)
+    if response.fp is None:
+        return 0
+    if response.length is None:
+        return response.fp.readinto1(buffer)
+    count = response.fp.readinto1(buffer[:response.length])
+    response.length -= count
+    if not response.length:
+        # so that the connection can be used again
+        response.close()
+    return count
+
+
+class Pace:
+    """Raises Again where bytes come, but slower than C(MIN_RATE) on the average of so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+        self._count = 0
+
+    def came(self, count: int) -> None:
+        """So many bytes came."""
+        self._count += count
+        passed = time.monotonic() - self._began
+        if passed < self._seconds:
+            return
+        if self._count < MIN_RATE * passed:
+            raise Again(f"only {self._count} bytes came in {passed:.0f} seconds")
+        self._began, self._count = self._began + passed, 0
+
+    def waited(self, seconds: float) -> None:
+        """So long nobody wanted any."""
+        self._began += seconds
 
 
 def retry_after(value: str | None) -> float | None:
@@ -300,7 +401,7 @@ def retry_after(value: str | None) -> float | None:
         return None
     try:
         seconds = float(value) if value.strip().isdigit() else email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return None
     return max(0.0, min(seconds, MAX_PAUSE))
 

@@ -14,9 +14,9 @@ from typing import Any, Iterable, Mapping, NamedTuple
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _ps
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaUnreachable
 from ansible_collections.gpufleet.ollama.plugins.module_utils._gguf import GgufError, file_reader, read_metadata
-from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, Layer, Manifest, locked
+from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer, Manifest, locked
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name, parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import NoFile, Store, read_file
 
 # what a server loads into memory; the rest of a model are texts
 WEIGHTS = ("model", "projector", "adapter", "tensor", "draft")
@@ -135,13 +135,11 @@ class Survey:
         if not manifest.config:
             return {}
         try:
-            with open(self.store.blob_path(manifest.config.digest), "rb") as file:
-                # a config has some hundred bytes; what is longer is cut, and so no JSON
-                found = json.loads(file.read(MAX_BYTES))
+            found = json.loads(read_file(self.store.blob_path(manifest.config.digest)))
         except FileNotFoundError:
             # complete says so
             return {}
-        except (ValueError, RecursionError):
+        except (NoFile, ValueError, RecursionError):
             self.warnings.append(f"the config of {name.display} is damaged: {self.store.blob_path(manifest.config.digest)}")
             return {}
         return found if isinstance(found, dict) else {}

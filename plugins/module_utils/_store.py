@@ -315,13 +315,14 @@ class Store:
         """
         # so that nobody deletes for another name what this one needs
         with self.lock("manifests"):
+            published = {}
             for digest, path in staged.items():
                 os.utime(path)
                 os.chmod(path, 0o644)
-                identity = _identity(path)
+                published[digest] = _identity(path)
                 os.replace(path, self.blob_path(digest))
-                self.remember({digest: identity})
             sync_directory(self.blobs)
+            self.remember(published)
             # blobs that were there may be old, and named by nobody until now
             for layer in manifest.layers:
                 if layer.digest not in staged:
@@ -364,9 +365,11 @@ class Store:
                 if not broken and layer.digest not in used:
                     with suppress(FileNotFoundError):
                         os.unlink(self.blob_path(layer.digest))
-            # an empty directory is no model, and only in the way
+            # those of its directories that are empty now: its model, namespace and host
             with suppress(OSError):
-                os.removedirs(os.path.dirname(path))
+                for _level in range(3):
+                    path = os.path.dirname(path)
+                    os.rmdir(path)
 
     def check_manifests(self) -> None:
         """StoreError while a manifest cannot be read: nobody knows which blobs it names."""

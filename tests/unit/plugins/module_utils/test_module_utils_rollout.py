@@ -114,3 +114,15 @@ def test_remove_store(tmp_path: Path) -> None:
     _rollout.remove_store(str(elsewhere))
     _rollout.remove_store(str(tmp_path / "missing"))
     assert (elsewhere / "blob").exists()
+
+
+@pytest.mark.parametrize(("state", "calls"), [("activating", ["stop", "start"]), ("inactive", [])])
+def test_warm_models_wait_for_a_test(monkeypatch: pytest.MonkeyPatch, state: str, calls: list[str]) -> None:
+    """They load after it, also when it fails; where none are loading there is nothing to do."""
+    done: list[str] = []
+    monkeypatch.setattr(_rollout._units, "show", lambda unit, *_names: {"ActiveState": state})
+    monkeypatch.setattr(_rollout._units, "systemctl", lambda *words: done.append(" ".join(words)) or "")
+    with pytest.raises(ValueError), _rollout._cold("a"):
+        assert [line.split()[0] for line in done] == calls[:1]
+        raise ValueError
+    assert [line.split()[0] for line in done] == calls and all(line.endswith(" ollama-warm@a.service") for line in done)

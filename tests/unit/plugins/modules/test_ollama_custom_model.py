@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator
 import pytest
 from ollama_double import gguf
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils import _custom
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _custom, _http
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_custom_model
 
@@ -67,6 +67,12 @@ class Fleet:
 def fleet(pulled: Callable[..., Any], run_module: Callable[..., Any]) -> Fleet:
     """A server that has the base."""
     return Fleet(pulled(BASE)[0], run_module)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test need not wait between tries."""
+    monkeypatch.setattr(_http, "pause", lambda _attempt, _after: 0)
 
 
 @pytest.fixture
@@ -277,7 +283,7 @@ def test_file_of_the_host(fleet: Fleet, tmp_path: Path, creates: list[str], monk
     assert layer_of(fleet, "model") != f"sha256-{digest}" and not (fleet.store / f"blobs/sha256-{digest}").exists()
     hashed: list[str] = []
     sha256_of = _custom.sha256_of
-    monkeypatch.setattr(_custom, "sha256_of", lambda file: hashed.append(file.name) or sha256_of(file))
+    monkeypatch.setattr(_custom, "sha256_of", lambda file: hashed.append(os.readlink(f"/proc/self/fd/{file.fileno()}")) or sha256_of(file))
     assert not fleet.run(**wanted)["changed"] and not fleet.run(**wanted, sha256=digest.upper())["changed"]
     assert hashed == []
     # touched, and the same: hashed once more, and remembered
@@ -376,7 +382,8 @@ def test_download_that_breaks_off(fleet: Fleet, files: tuple[Path, str, list[str
     ("{}/tiny.gguf", "abc", "/tiny.gguf is 'abc' and must have 64 hex digits"),
     ("ftp://user:secret@h/x", "0" * 64, "ftp://h/x is neither an absolute path"),
     ("http://user:secret@[bad/x", "0" * 64, "is no URL"),
-    ("{}/tiny gguf", "0" * 64, "cannot be downloaded"),
+    ("{}/tiny gguf", "0" * 64, "/tiny gguf is no URL"),
+    ("{}/tiny\u00e9", "0" * 64, "/tiny\u00e9 is no URL"),
 ])
 def test_passwords_stay_out_of_messages(
     fleet: Fleet, files: tuple[Path, str, list[str]], place: str, sha256: str | None, message: str,
@@ -418,12 +425,12 @@ def locked(path: Path) -> bool:
 
 
 def test_one_build_at_a_time(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the look at what has to be uploaded to the record one lock of the store is held, and a blob goes only under its own."""
-    digest = weights(tmp_path / "tiny.gguf")
+    """From the look at what has to be uploaded to the record one lock of the store is held, and no blob goes while a manifest comes."""
+    weights(tmp_path / "tiny.gguf")
     staging, seen = fleet.store / ".gpufleet/staging", []
     for holder, name, lock in (
         (_custom.OllamaClient, "has_blob", "custom"), (_custom.OllamaClient, "create", "custom"), (_custom.Builder, "_drop", "custom"),
-        (_custom.Builder, "_write_record", "custom"), (_custom.Store, "used", f"sha256-{digest}"),
+        (_custom.Builder, "_write_record", "custom"), (_custom.Store, "used", "manifests"),
     ):
         def spy(*args: Any, name: str = name, lock: str = lock, original: Any = getattr(holder, name), **more: Any) -> Any:
             seen.append((name, locked(staging / f"{lock}.lock")))
@@ -448,7 +455,7 @@ def test_the_file_that_was_hashed_is_sent(fleet: Fleet, tmp_path: Path, monkeypa
         result = fleet.run(**{"from": str(tmp_path / "tiny.gguf"), "sha256": digest})
     assert result["changed"] and f"from: sha256:{digest}" in result["diff"]["after"]
     os.mkfifo(tmp_path / "fifo")
-    assert fleet.run(**{"from": str(tmp_path / "fifo")})["msg"] == f"{tmp_path}/fifo is no file"
+    assert fleet.run(**{"from": str(tmp_path / "fifo")})["msg"] == f"[Errno 22] it is no regular file: '{tmp_path}/fifo'"
     fleet.record.unlink()
     os.mkfifo(fleet.record)
     assert fleet.run()["reason"] == "there is no record of how it was built" and fleet.record.is_file()

@@ -817,6 +817,7 @@ def test_record_lost(serving: Host, text: str | None) -> None:
 
 def test_removed_instance(serving: Host) -> None:
     """It is stopped and will not come up at boot, and its files are gone."""
+    (serving.config_dir / "b.warm.json").touch()
     result = serving.rollout("1.0.0", serving.instance("a"))
     assert result["changed"] and result["removed"] == ["b"] and result["restarted"] == []
     assert list(serving.pids()) == ["a"] and not serving.units["ollama@b.service"].enabled

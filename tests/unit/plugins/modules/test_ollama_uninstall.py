@@ -26,12 +26,15 @@ class Host:
         self.top, self.run_module = top, run_module
         self.store = self.write("data/models/blobs/sha256-1").parents[1]
         self.write("data/models/manifests/registry/library/m/latest")
+        self.write("data/models/.gpufleet/verified.json")
         self.write("home/.ollama/id_ed25519")
         self.write("opt/1.0.0/.release.json")
         self.write("opt/.served.json")
         os.symlink("1.0.0", top / "opt/current")
         self.write("etc/a.env", f'OLLAMA_MODELS="{self.store}"\n')
+        self.write("etc/a.warm.json")
         self.write("units/ollama@.service")
+        self.write("units/ollama-warm@.service")
         self.write("units/ollama@a.service.d/instance.conf")
         self.write("lib/gpufleet/gpu_gate.py")
         (top / "bin").mkdir()
@@ -80,7 +83,8 @@ def test_all_goes(host: Host) -> None:
 def test_models_stay_on_request(host: Host) -> None:
     """The store and the key."""
     host.run(keep_models=True)
-    assert host.files() == ["data/models/blobs/sha256-1", "data/models/manifests/registry/library/m/latest", "home/.ollama/id_ed25519"]
+    store = [f"data/models/{name}" for name in (".gpufleet/verified.json", "blobs/sha256-1", "manifests/registry/library/m/latest")]
+    assert host.files() == [*store, "home/.ollama/id_ed25519"]
 
 
 def test_what_is_not_ours_stays(host: Host) -> None:
@@ -99,7 +103,7 @@ def test_a_store_of_other_hosts_stays(host: Host, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_rollout, "is_shared", lambda path: path == str(host.store))
     result = host.run()
     assert result["kept"] == [str(host.store)]
-    assert host.files() == ["data/models/blobs/sha256-1", "data/models/manifests/registry/library/m/latest"]
+    assert host.files() == ["data/models/.gpufleet/verified.json", "data/models/blobs/sha256-1", "data/models/manifests/registry/library/m/latest"]
 
 
 @pytest.mark.parametrize(
