@@ -263,7 +263,7 @@ class WebReader:
 
         def step() -> None:
             nonlocal position
-            began, clock, pace = position, time.monotonic(), Pace(self._blob.http.timeout)
+            began, clock, pace = position, time.monotonic(), Pace(self._blob.http.timeout, self._blob.url)
             if self._stopped.is_set():
                 raise Stopped
             try:
@@ -275,7 +275,9 @@ class WebReader:
                     write(self._buffer[:count], position)
                     position += count
                     pace.came(count)
-                    pace.waited(self._blob.budget.take(count, self._stopped.wait))
+                    waited = self._blob.budget.take(count, self._stopped.wait)
+                    pace.waited(waited)
+                    clock += waited
             except Again as error:
                 self._connection.close()
                 # a few bytes are no reason to go on for ever

@@ -24,7 +24,7 @@ from ansible.module_utils.common.text.formatters import human_to_bytes
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import OllamaClient, OllamaError, OllamaUnreachable
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Again, Connection, FetchError, Http, describe, shown, split
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Again, Connection, FetchError, Http, Pace, describe, receive, shown, split
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import display_name, parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import NoFile, Store, open_file, read_file
 
@@ -483,23 +483,24 @@ def download(http: Http, weights: Weights, check_room: Callable[[int, int], None
 
 def _fetch(http: Http, weights: Weights, check_room: Callable[[int, int], None]) -> str:
     """One try. Returns the digest; Again when it broke off."""
-    digest, done = hashlib.sha256(), 0
+    digest, done, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
     weights.file.seek(0)
     weights.file.truncate()
     with closing(Connection(http)) as connection:
         response, _url = http.follow(connection, weights.place, {})
-        size = response.length or 0
-        while chunk := _read(response, weights):
+        size, pace = response.length or 0, Pace(http.timeout, weights.place)
+        while count := _receive(response, buffer, weights):
+            pace.came(count)
             check_room(done, size)
-            digest.update(chunk)
-            done += weights.file.write(chunk)
+            digest.update(buffer[:count])
+            done += weights.file.write(buffer[:count])
     if done < size:
-        raise Again(f"{done} of {size} bytes came")
+        raise Again(f"{weights.shown} broke off: {done} of {size} bytes came")
     return f"sha256:{digest.hexdigest()}"
 
 
-def _read(response: HTTPResponse, weights: Weights) -> bytes:
+def _receive(response: HTTPResponse, buffer: memoryview, weights: Weights) -> int:
     try:
-        return response.read(CHUNK)
-    except (HTTPException, OSError) as error:
+        return receive(response, buffer)
+    except (HTTPException, OSError, ValueError) as error:
         raise Again(f"{weights.shown} broke off: {describe(error)}") from None

@@ -225,7 +225,7 @@ class Http:
             response, final = self.follow(connection, url, headers)
             if response.status not in statuses:
                 raise FetchError(f"{shown(final)} does not answer ranges: status {response.status}", "http")
-            body = self._read(response, limit + 1)
+            body = self._read(response, limit + 1, url)
             # http.client takes the end of the connection for the end of the body
             if response.length and len(body) <= limit:
                 raise http.client.IncompleteRead(body, response.length)
@@ -237,9 +237,9 @@ class Http:
             raise FetchError(f"{shown(final)} answered with more than {limit} bytes", "size")
         return body
 
-    def _read(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, limit: int, url: str) -> bytes:
         """The body up to a limit, whatever length the server tells."""
-        buffer, count, pace = memoryview(bytearray(limit)), 0, Pace(self.timeout)
+        buffer, count, pace = memoryview(bytearray(limit)), 0, Pace(self.timeout, url)
         while count < limit:
             found = receive(response, buffer[count:])
             if not found:
@@ -375,8 +375,9 @@ def receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
 class Pace:
     """Raises Again where bytes come, but slower than C(MIN_RATE) on the average of so many seconds."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, url: str) -> None:
         self._seconds = seconds
+        self._url = url
         self._began = time.monotonic()
         self._count = 0
 
@@ -387,7 +388,7 @@ class Pace:
         if passed < self._seconds:
             return
         if self._count < MIN_RATE * passed:
-            raise Again(f"only {self._count} bytes came in {passed:.0f} seconds")
+            raise Again(f"{shown(self._url)} is as good as silent: {self._count} bytes came in {passed:.0f} seconds")
         self._began, self._count = self._began + passed, 0
 
     def waited(self, seconds: float) -> None:
@@ -415,7 +416,8 @@ def pause(attempt: int, after: float | None) -> float:
 
 def describe(error: BaseException) -> str:
     """An error in words; some have none of their own."""
-    if isinstance(error, socket.timeout):
+    # the second is how the first goes on
+    if isinstance(error, socket.timeout) or "timed out object" in str(error):
         return "nothing came any more (timed out)"
     return str(error) or type(error).__name__
 

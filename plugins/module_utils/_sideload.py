@@ -15,24 +15,28 @@ import os
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Mapping
 
 from ansible.module_utils.common.text.formatters import bytes_to_human
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._blobs import CHUNK_SIZE, Budget, Download, FileBlob, Part, WebBlob
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http, split
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http, shown, split
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, MEDIA_TYPE, Layer, Manifest, ManifestError, locked
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import DEFAULT_HOST, Name, parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, sha256_file
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import NoFile, Store, as_root, sha256_file
 
 # retries of a source where nothing answers, while there are others to ask
 QUICK_RETRIES = 1
 # a source that failed in one of these ways is asked after the others from then on
 _SLOW = ("unreachable", "retries", "tls", "proxy")
+# a registry that says so was asked, and knows
+_ANSWERS = ("not-found", "unauthorized")
 _WRITE_SECONDS = 0.5
 _RATE_SECONDS = 5.0
+# a server deletes blobs when it starts, and when another model is deleted
+_PUBLISH_TRIES = 2
 
 
 @dataclass
@@ -107,7 +111,7 @@ def check_source(text: str) -> None:
         if not text.startswith("/"):
             split(text)
     except FetchError:
-        raise ValueError(f"{text!r} is no source: give http://host[:port], https://host[:port] or the absolute path of a directory") from None
+        raise ValueError(f"{shown(text)!r} is no source: give http://host[:port], https://host[:port] or the absolute path of a directory") from None
 
 
 # -- sources --------------------------------------------------------------------
@@ -116,7 +120,7 @@ class WebSource:
     """A registry, or a mirror of one."""
 
     def __init__(self, client: Http, base: str, budget: Budget, only_default: bool) -> None:
-        self.text = base.rpartition("@")[2]
+        self.text = shown(base)
         self.slow = False
         self._http = client
         self._base = base.rstrip("/")
@@ -146,7 +150,15 @@ class PathSource:
 
     def manifest(self, name: Name, alone: bool) -> Manifest | None:  # pylint: disable=unused-argument
         """What a name means there, None when it is not there."""
-        return self._store.read(name)
+        try:
+            try:
+                return self._store.read(name)
+            except PermissionError:
+                # what the owner of the other store may not read
+                with as_root():
+                    return self._store.read(name)
+        except OSError as error:
+            raise FetchError(f"{self.text} cannot be read: {error.strerror}", "not-found") from None
 
     def blob(self, name: Name, layer: Layer, alone: bool) -> FileBlob:  # pylint: disable=unused-argument
         """A layer of a model."""
@@ -159,10 +171,14 @@ Source = Any  # WebSource or PathSource
 # -- progress -------------------------------------------------------------------
 
 class Progress:
-    """How far the pull is, as a JSON file for whoever looks. Without a path nothing is written."""
+    """How far the pull is, as a JSON file for whoever looks. Without a path nothing is written.
+
+    The file is opened at once: its directory may be root's alone, and the pull is done as another user.
+    """
 
     def __init__(self, path: str | None, models: int) -> None:
-        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644) if path else -1
+        self._length = 0
         self._lock = threading.Lock()
         self._state: dict[str, Any] = {"model": "", "completed": 0, "total": 0, "rate": 0, "models_done": 0, "models": models}
         self._base = self._layer = self._came = 0
@@ -170,6 +186,12 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque()
         if path:
             self._write()
+
+    def waiting(self, model: Model) -> None:
+        """Another pull has a layer of this model in hand."""
+        with self._lock:
+            self._state.update(model=f"{model.name.display} (waits for another pull)")
+            self._report(False)
 
     def start(self, model: Model, total: int, present: int) -> None:
         """A model begins, of so many bytes, of which so many were there."""
@@ -204,7 +226,7 @@ class Progress:
 
     def _report(self, at_once: bool) -> None:
         now = time.monotonic()
-        if not self._path or (not at_once and now - self._written < _WRITE_SECONDS):
+        if self._file < 0 or (not at_once and now - self._written < _WRITE_SECONDS):
             return
         self._written = now
         self._samples.append((now, self._came))
@@ -217,10 +239,10 @@ class Progress:
             self._write()
 
     def _write(self) -> None:
-        temporary = f"{self._path}.new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self._state, file)
-        os.replace(temporary, str(self._path))
+        # never shorter than before, so that no reader finds the end of what was there
+        text = json.dumps(self._state).encode().ljust(self._length)
+        self._length = len(text)
+        os.pwrite(self._file, text, 0)
 
 
 # -- the pull -------------------------------------------------------------------
@@ -238,24 +260,30 @@ class Sideload:
         self._count = threading.Lock()
         self._sources: list[Source] = []
         self._registries: dict[str, WebSource] = {}
+        # blobs that were hashed, by what they were then: another pull may put good ones there
+        self._bad: dict[str, list[int]] = {}
+        self._good: dict[str, list[int]] = {}
         for source in options.sources:
             check_source(source)
 
     # -- what is to be done ----------------------------------------------------
 
     def plan(self, names: list[Name], lock: Lock, dry: bool) -> Plan:
-        """Compare the store with what is wanted. C(dry) touches nothing and asks nobody, else bad blobs are set aside. Raises FetchError."""
+        """Compare the store with what is wanted. C(dry) touches nothing and asks nobody. Raises FetchError."""
+        self._bad, self._good = {}, {}
         # all entries of the lock are looked at before the first request
         wanted = [lock.manifest(name) for name in names]
         models = [self._model(name, manifest, dry) for name, manifest in zip(names, wanted)]
+        hashed = sum(self._verify(model.name, model.manifest, dry) for model in models if model.manifest)
         layers = list({layer.digest: layer for model in models if model.manifest for layer in model.manifest.layers}.values())
-        hashed, corrupt = self._verify(layers, dry)
-        missing = [layer for layer in layers if layer.digest in corrupt or self.store.blob_size(layer.digest) != layer.size]
+        missing = self._lacking(layers)
         absent = {layer.digest for layer in missing}
         for model in models:
             model.missing = [layer for layer in model.manifest.layers if layer.digest in absent] if model.manifest else []
-        plan = Plan(models, missing, self.store.staged_bytes(missing), self.store.free(), hashed, corrupt)
-        self._check_space(plan)
+        plan = Plan(models, missing, self.store.staged_bytes(missing), self.store.free(), hashed, list(self._bad))
+        # in check mode the disk of a store that is not there yet may not be there yet either
+        if not dry or os.path.isdir(self.store.blobs):
+            self._check_space(plan)
         return plan
 
     def _model(self, name: Name, wanted: Manifest | None, dry: bool) -> Model:
@@ -275,25 +303,35 @@ class Sideload:
         layers = {layer.digest: layer for model in plan.models for layer in (model.manifest.layers if model.manifest else [])}
         return sum(layer.size for layer in self.store.unverified(layers.values()))
 
-    def _verify(self, layers: list[Layer], dry: bool) -> tuple[int, list[str]]:
-        """Bytes that were hashed, and the digests of bad blobs, which are out of the way unless C(dry)."""
-        # what is looked at, so that a blob which another pull puts there meanwhile is not taken for it
-        found = {layer: identity for layer in layers if (identity := self.store.identity(layer.digest))}
-        corrupt = [layer for layer, identity in found.items() if identity[0] != layer.size]
-        doubtful = [layer for layer in found if layer not in corrupt]
-        if not self.options.verify:
-            doubtful = [] if dry else self.store.unverified(doubtful)
-        for layer in doubtful:
-            if not self._is_good(layer):
-                corrupt.append(layer)
-            elif not dry:
-                self.store.remember([layer.digest])
-        for layer in [] if dry else corrupt:
-            self.store.make_directories()
-            with self.store.lock(layer.file):
-                if self.store.identity(layer.digest) == found[layer]:
-                    self.store.set_aside(layer.digest)
-        return sum(layer.size for layer in doubtful), [layer.digest for layer in corrupt]
+    def _lacking(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Of some layers those that have to be fetched."""
+        found = [(layer, self.store.identity(layer.digest)) for layer in layers]
+        return [layer for layer, identity in found if not identity or identity[0] != layer.size or identity == self._bad.get(layer.digest)]
+
+    def _verify(self, name: Name, manifest: Manifest, dry: bool) -> int:
+        """Find bad blobs. Returns the bytes that were hashed. FetchError where a good blob has another size than the manifest says."""
+        # taken before: bytes that are written later are not those that were hashed
+        found = {layer: identity for layer in manifest.layers if layer.digest not in self._bad and (identity := self.store.identity(layer.digest))}
+        unverified, hashed = self.store.unverified(found), 0
+        for layer, identity in found.items():
+            fits, known = identity[0] == layer.size, layer not in unverified
+            if not self.options.verify and (known or dry):
+                good = known or fits
+            elif identity == self._good.get(layer.digest):
+                good = True
+            else:
+                good = self._is_good(layer)
+                hashed += identity[0]
+                if good:
+                    self._good[layer.digest] = identity
+                    if not dry:
+                        self.store.remember({layer.digest: identity})
+            if not good:
+                self._bad[layer.digest] = identity
+            elif not fits:
+                text = f"the manifest of {name.display} gives a wrong size: {layer.digest} has {identity[0]} bytes, and should have {layer.size}"
+                raise FetchError(text, "size")
+        return hashed
 
     def _is_good(self, layer: Layer) -> bool:
         try:
@@ -302,7 +340,7 @@ class Sideload:
             # deleted meanwhile: it is missing, not bad
             return True
         except OSError as error:
-            if error.errno == errno.EIO:
+            if error.errno in (errno.EIO, errno.EISDIR) or isinstance(error, NoFile):
                 return False
             raise
 
@@ -326,15 +364,16 @@ class Sideload:
         """Whom to ask, in order: those that did not answer before come last."""
         if not self._sources:
             self._sources = [
-                PathSource(text) if text.startswith("/") else WebSource(self._client(), text, self._budget, True) for text in self.options.sources
+                PathSource(text) if text.startswith("/") else WebSource(self._client().direct(), text, self._budget, True) for text in self.options.sources
             ]
-        found = list(self._sources)
-        if self.options.upstream:
-            if name.host not in self._registries:
-                scheme = "http" if self.options.insecure else "https"
-                self._registries[name.host] = WebSource(self._client(), f"{scheme}://{name.host}", self._budget, False)
-            found.append(self._registries[name.host])
+        found = [*self._sources, *([self._registry(name)] if self.options.upstream else [])]
         return sorted(found, key=lambda source: source.slow)
+
+    def _registry(self, name: Name) -> WebSource:
+        if name.host not in self._registries:
+            scheme = "http" if self.options.insecure else "https"
+            self._registries[name.host] = WebSource(self._client(), f"{scheme}://{name.host}", self._budget, False)
+        return self._registries[name.host]
 
     def _ask(self, name: Name, what: str, question: Callable[[Source, bool], Any]) -> Any:
         """The first answer of a source that is not None. Raises FetchError with what each of them said."""
@@ -356,6 +395,20 @@ class Sideload:
         raise FetchError(f"{what} cannot be had: {text}", kinds.pop() if len(kinds) == 1 else "all-sources" if kinds else "not-found")
 
     def _resolve(self, name: Name) -> Manifest:
+        if self.options.refresh and self.options.upstream:
+            registry = self._registry(name)
+            try:
+                # only the registry knows that a tag was moved; a mirror holds what it once was
+                found = None if registry.slow else registry.manifest(name, not self.options.sources)
+                if found:
+                    return found
+            except ManifestError:
+                # a page of something between, perhaps
+                registry.slow = True
+            except FetchError as error:
+                registry.slow = error.kind in _SLOW
+                if error.final or error.kind in _ANSWERS:
+                    raise FetchError(f"the manifest of {name.display} cannot be had: {error}", error.kind, error.final) from None
         return self._ask(name, f"the manifest of {name.display}", lambda source, alone: source.manifest(name, alone))
 
     # -- doing it ----------------------------------------------------------------
@@ -366,38 +419,41 @@ class Sideload:
             self.store.make_directories()
         for model in plan.models:
             if model.changed and model.manifest:
-                self._pull(model, model.manifest, plan.corrupt, progress)
+                self._pull(model, model.manifest, progress)
             progress.done()
+        self.store.tidy()
 
-    def _pull(self, model: Model, manifest: Manifest, corrupt: list[str], progress: Progress) -> None:
-        # a model before this one may have brought some
-        missing = sorted(self.store.missing(model.missing), key=lambda layer: -layer.size)
+    def _pull(self, model: Model, manifest: Manifest, progress: Progress) -> None:
         total = sum(layer.size for layer in manifest.layers)
-        progress.start(model, total, total - sum(layer.size for layer in missing))
-        parts = [part for layer in missing if (part := self._fetch(model.name, layer, progress))]
-        staged = {part.layer.digest: part.path for part in parts}
-        if gone := [layer.digest for layer in self.store.missing(manifest.layers) if layer.digest not in staged]:
-            raise FetchError(f"{model.name.display}: the blob {gone[0]} was deleted during the pull, as a server does at its start: run it again", "retries")
-        try:
-            self.store.publish(model.name, manifest, staged)
-        except OSError as error:
-            raise FetchError(f"{model.name.display} cannot be published in {self.store.path}: {error}", "disk", final=True) from None
-        for part in parts:
-            # its map
-            part.drop()
-        for layer in missing:
-            if layer.digest in corrupt:
-                self.store.discard_aside(layer.digest)
+        for _try in range(_PUBLISH_TRIES):
+            with ExitStack() as locks:
+                # until all is published; in one order, so that no two pulls wait for each other
+                wanted = sorted(self._lacking(manifest.layers), key=lambda layer: layer.digest)
+                for layer in wanted:
+                    locks.enter_context(self.store.lock(layer.file, lambda: progress.waiting(model)))
+                # another pull, or a model before this one, may have brought some
+                lacking = sorted(self._lacking(wanted), key=lambda layer: -layer.size)
+                progress.start(model, total, total - sum(layer.size for layer in lacking))
+                parts = [self._fetch(model.name, layer, progress) for layer in lacking]
+                self._publish(model.name, manifest, parts)
+                for part in parts:
+                    # its map
+                    part.drop()
+            gone = self.store.missing(manifest.layers)
+            if not gone:
+                return
+        raise FetchError(f"{model.name.display}: the blob {gone[0].digest} was deleted during the pull, as a server does at its start: run it again", "retries")
 
-    def _fetch(self, name: Name, layer: Layer, progress: Progress) -> Part | None:
-        """Have a verified part of a layer. None when its blob is there by now. Others who want it wait meanwhile."""
+    def _publish(self, name: Name, manifest: Manifest, parts: list[Part]) -> None:
+        try:
+            self.store.publish(name, manifest, {part.layer.digest: part.path for part in parts})
+        except OSError as error:
+            raise FetchError(f"{name.display} cannot be published in {self.store.path}: {error}", "disk", final=True) from None
+
+    def _fetch(self, name: Name, layer: Layer, progress: Progress) -> Part:
+        """Have a verified part of a layer."""
         part = Part(self.store, layer, self.options.chunk_size)
-        with self.store.lock(layer.file):
-            # in this order: another pull may publish the part at any time
-            if part.begun or self.store.missing([layer]):
-                self._ask(name, f"{layer.digest} of {name.display}", lambda source, alone: self._from(source, name, part, alone, progress))
-            else:
-                part = None
+        self._ask(name, f"{layer.digest} of {name.display}", lambda source, alone: self._from(source, name, part, alone, progress))
         progress.layer_done(layer.size)
         return part
 

@@ -16,6 +16,7 @@ description:
   - What the definition leaves out comes from the base. Ollama cannot take a text away that the base has.
   - Ollama stores a rewritten copy of a GGUF file, so a build needs twice the room of the file for a while. The file that was uploaded is deleted
     again unless a model uses it; after a build that failed Ollama does it, at a start more than an hour later.
+  - Run as root it reads the files at O(from) and O(adapters) as root, and touches the store as the owner of the store.
   - M(gpufleet.ollama.ollama_model) with O(gpufleet.ollama.ollama_model#module:state=absent) deletes such a model like any other.
 author:
   - gpufleet.ollama contributors (@gpufleet)
@@ -101,6 +102,7 @@ options:
   proxy:
     description:
       - The proxies that files at a URL are downloaded through, instead of those of the environment (C(http_proxy), C(https_proxy), C(no_proxy)).
+        An empty one means none.
       - The instance at O(url) is never asked through one.
     type: dict
     suboptions:
@@ -168,7 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import CONNECTION_SPEC, OllamaClient, OllamaError
 from ansible_collections.gpufleet.ollama.plugins.module_utils._custom import Builder, CustomError, Definition, bytes_of
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Http, proxies
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Http
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, StoreError
 
 RETRIES = 2
@@ -204,6 +206,12 @@ ARGUMENT_SPEC = {
     },
     **CONNECTION_SPEC,
 }
+
+
+def proxies(given: dict[str, str | None] | None) -> dict[str, str] | None:
+    """The option as Http takes it; None, the proxies of the environment, when it is not given."""
+    names = {"https": "https", "http": "http", "bypass": "no"}
+    return None if given is None else {names[option]: value for option, value in given.items() if value}
 
 
 def main() -> None:

@@ -17,7 +17,9 @@ description:
     first run on a store that Ollama filled reads all blobs of the named models, and later runs read none.
   - Names are exact. V(llama3.2) means V(llama3.2:latest), and is not present because V(llama3.2:1b) is. Case does not matter.
   - When a manifest is replaced, the layers that only the old one named are left to the pruning that Ollama does at its start.
-  - Downloads go through the proxies of the environment (C(http_proxy), C(https_proxy), C(no_proxy)).
+  - Registries are asked through the proxies of O(proxy), or without it through those of the environment (C(http_proxy), C(https_proxy),
+    C(no_proxy)). O(sources) are hosts of the fleet and are never asked through a proxy.
+  - Root acts as the owner of the store while it works there, when that is another user. So this user must be able to reach the store.
 author:
   - gpufleet.ollama contributors (@gpufleet)
 extends_documentation_fragment:
@@ -27,7 +29,8 @@ attributes:
     support: full
     description:
       - Nothing is fetched, written or deleted, and no registry or mirror is asked. An instance that does not answer is taken for one without
-        models. What an absent name without an entry in the lock would bring is not known, see RV(unknown). Fails when the disk is too small.
+        models. What an absent name without an entry in the lock would bring is not known, see RV(unknown). Fails when the disk is too small, but
+        not while there is no store, since its disk or another store may be mounted or moved there before the pull.
   diff_mode:
     support: full
     description: Shows the digest of each name before and after; that of a name without an entry in the lock is not known in check mode.
@@ -39,7 +42,10 @@ options:
     required: true
     aliases: [model]
   state:
-    description: V(present) brings the models that are missing or other than the lock says; V(absent) deletes them, through the API.
+    description:
+      - V(present) brings the models that are missing or other than the lock says.
+      - V(absent) deletes them through the API. Where no server runs, which is where O(url) is empty, it deletes their manifests and the blobs that
+        no other manifest names from O(store), and fails while a manifest there cannot be read.
     type: str
     choices: [present, absent]
     default: present
@@ -65,6 +71,7 @@ options:
     description:
       - Where to fetch from, in this order. The base URL of a mirror, or the absolute path of a directory on the host that is laid out as a store.
         A source that fails or has wrong bytes is followed by the next, and one where nothing answers is asked last from then on.
+      - They are never asked through a proxy.
       - Mirrors are asked for the layers of all models, but for manifests only of V(registry.ollama.ai), since they know no other registry.
     type: list
     elements: str
@@ -74,13 +81,32 @@ options:
     type: bool
     default: true
   refresh:
-    description: Ask what the tag means now also when a model is present that has no entry in O(lock). Does nothing in check mode.
+    description:
+      - Ask what the tag means now also when a model is present that has no entry in O(lock). Does nothing in check mode.
+      - With O(upstream) the registry is asked first, since a mirror may hold what the tag meant before, and O(sources) only when the registry cannot be
+        asked. A tag that the registry does not know is a failure then.
     type: bool
     default: false
   insecure:
     description: Speak plain HTTP to the registry in the name. It does not switch off certificate checks.
     type: bool
     default: false
+  proxy:
+    description:
+      - Proxies for the registries, instead of those of the environment. C(http://[name:password@]host:port), whatever is asked through them.
+      - Unlike a password in the environment of a task, one that is given here is on no command line.
+      - With O(method=api) the server asks, through the proxies of its own environment.
+    type: dict
+    suboptions:
+      https:
+        description: For registries that are asked over HTTPS.
+        type: str
+      http:
+        description: For registries that are asked over HTTP.
+        type: str
+      bypass:
+        description: Hosts that are asked without a proxy, separated by commas, as C(no_proxy) has them.
+        type: str
   connections:
     description: Connections to one source at the same time. 8 to 16 are right for the registry, 1 to 4 for a mirror nearby.
     type: int
@@ -100,7 +126,7 @@ options:
     type: int
     default: 6
   stall_timeout:
-    description: Seconds without a byte after which a connection is given up and made anew.
+    description: Seconds without a byte, or with less than 1 KiB in each of them, after which a connection is given up and made anew.
     type: int
     default: 60
   verify:
@@ -114,7 +140,7 @@ options:
   progress_path:
     description:
       - File that is rewritten during the pull, at most twice a second. JSON with C(model), C(completed) and C(total) (bytes of that model),
-        C(rate) (bytes in a second), C(models_done) and C(models).
+        C(rate) (bytes in a second), C(models_done) and C(models). Where it waits for another pull, C(model) says so.
     type: path
   url:
     description:
@@ -138,6 +164,13 @@ EXAMPLES = r"""
     upstream: false
     rate_limit: 100M
 
+- name: Pull through a proxy that wants a password
+  gpufleet.ollama.ollama_model:
+    name: llama3.2:1b
+    proxy:
+      https: "http://fleet:{{ proxy_password }}@proxy.example.com:3128"
+      bypass: .example.com
+
 - name: Compare every blob with its digest and replace bad ones
   gpufleet.ollama.ollama_model:
     name: llama3.2:1b
@@ -148,6 +181,13 @@ EXAMPLES = r"""
     name: llama3.2:1b
     state: absent
     url: http://127.0.0.1:11435
+
+- name: Delete a model of a mirror, where no server runs
+  gpufleet.ollama.ollama_model:
+    name: llama3.2:1b
+    state: absent
+    store: /srv/models
+    url: ""
 """
 
 RETURN = r"""
@@ -256,7 +296,7 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Fetch
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Manifest
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name, parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Lock, Model, Options, Progress, Sideload, names_of
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, StoreError
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "list", "elements": "str", "required": True, "aliases": ["model"]},
@@ -268,6 +308,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "upstream": {"type": "bool", "default": True},
     "refresh": {"type": "bool", "default": False},
     "insecure": {"type": "bool", "default": False},
+    "proxy": {"type": "dict", "options": {"https": {"type": "str", "no_log": True}, "http": {"type": "str", "no_log": True}, "bypass": {"type": "str"}}},
     "connections": {"type": "int", "default": 8},
     "rate_limit": {"type": "str", "default": ""},
     "reserve": {"type": "str", "default": "1G"},
@@ -289,7 +330,7 @@ class Server:
 
     def __init__(self, params: dict[str, Any], check_mode: bool) -> None:
         if not params["url"]:
-            raise ValueError("url is empty: state absent and method api need an instance that answers")
+            raise ValueError("url is empty: method api needs an instance that answers")
         self.client = OllamaClient(params["url"], params["timeout"])
         self.params = params
         self.check_mode = check_mode
@@ -367,20 +408,37 @@ class Files:
             rate=bytes_of(params, "rate_limit"),
             reserve=bytes_of(params, "reserve"),
         )
-        self.sideload = Sideload(Store(params["store"]), self._http, options)
+        self.store = Store(params["store"])
+        self.sideload = Sideload(self.store, self._http, options)
 
     def _http(self) -> Http:
         version = self.client.version() if self.client else NO_SERVER_VERSION
-        return Http(f"ollama/{version}", self.params["stall_timeout"], self.params["retries"])
+        return Http(f"ollama/{version}", self.params["stall_timeout"], self.params["retries"], proxies=proxies_of(self.params["proxy"]))
 
     def ensure(self, names: list[Name]) -> dict[str, Any]:
         """Bring what is missing, or other than it should be."""
+        # its directory may be root's alone
+        progress = Progress(None if self.check_mode else self.params["progress_path"], len(names))
+        with self.store.as_owner():
+            return self._ensure(names, progress)
+
+    def delete(self, names: list[Name]) -> dict[str, Any]:
+        """Delete the models that are there, where no server does it."""
+        with self.store.as_owner():
+            self.store.check_manifests()
+            there = [hexadecimal(self.store.read(name)) for name in names]
+            for name in [] if self.check_mode else names:
+                self.store.remove(name)
+        models = [entry(name, "", 0, bool(digest), "present") for name, digest in zip(names, there)]
+        return {**NOTHING, **result(models, there, "absent")}
+
+    def _ensure(self, names: list[Name], progress: Progress) -> dict[str, Any]:
         plan = self.sideload.plan(names, Lock(self.params["lock"]), self.check_mode)
         models = [
             entry(model.name, hexadecimal(model.manifest), model.manifest.size if model.manifest else 0, model.changed, model.source) for model in plan.models
         ]
         if not self.check_mode:
-            self.sideload.run(plan, Progress(self.params["progress_path"], len(names)))
+            self.sideload.run(plan, progress)
             self._compare(models)
         elif not any(model["changed"] for model in models):
             # a server that is not there yet shows nothing yet
@@ -450,13 +508,20 @@ def bytes_of(params: dict[str, Any], option: str) -> int:
         raise ValueError(f"{option} is {params[option]!r}: give a number of bytes such as 500M or 10G") from None
 
 
+def proxies_of(given: dict[str, Any] | None) -> dict[str, str] | None:
+    """Proxies as C(Http) wants them; None, which means those of the environment, when none are given."""
+    if given is None:
+        return None
+    return {key: given[option] for key, option in (("https", "https"), ("http", "http"), ("no", "bypass")) if given[option]}
+
+
 def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Bring the models into the wanted state. Returns the module's result."""
     if low := [f"{option} must be at least {least}" for option, least in LEAST.items() if params[option] < least]:
         raise ValueError("; ".join(low))
     names = names_of(params["name"])
     if params["state"] == "absent":
-        return Server(params, check_mode).delete(names)
+        return (Server if params["url"] else Files)(params, check_mode).delete(names)
     if params["method"] == "api":
         return Server(params, check_mode).pull(names)
     return Files(params, check_mode).ensure(names)
@@ -470,7 +535,7 @@ def main() -> None:
         found = ensure(module.params, module.check_mode)
     except FetchError as error:
         module.fail_json(msg=str(error), kind=error.kind)
-    except (OllamaError, ValueError, OSError) as error:
+    except (OllamaError, StoreError, ValueError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**found, seconds=round(time.monotonic() - began, 3))
 

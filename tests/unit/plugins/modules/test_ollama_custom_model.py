@@ -362,14 +362,14 @@ def test_download_that_breaks_off(fleet: Fleet, files: tuple[Path, str, list[str
     """It is begun anew."""
     folder, url, requests = files
     wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf")}
-    read, tries = _custom._read, []
+    receive, tries = _custom.receive, []
 
-    def flaky(*args: Any) -> bytes:
+    def flaky(*args: Any) -> int:
         tries.append(args)
-        return b"" if len(tries) == 2 else read(*args)
+        return 0 if len(tries) == 2 else receive(*args)
 
     monkeypatch.setattr(_custom, "CHUNK", 1000)
-    monkeypatch.setattr(_custom, "_read", flaky)
+    monkeypatch.setattr(_custom, "receive", flaky)
     assert fleet.run(**wanted)["changed"] and requests == ["GET /tiny.gguf"] * 2
     assert "http://127.0.0.1:9/x cannot be downloaded: " in fleet.run(**{**wanted, "from": "http://127.0.0.1:9/x", "sha256": "1" * 64})["msg"]
 
@@ -412,6 +412,7 @@ def test_proxy(fleet: Fleet, files: tuple[Path, str, list[str]], monkeypatch: py
     wanted = {"from": f"{url}/tiny.gguf", "sha256": weights(folder / "tiny.gguf", seed=2)}
     assert "cannot be downloaded" in fleet.run(**wanted, proxy={"http": "http://127.0.0.1:9"})["msg"]
     assert fleet.run(**wanted, proxy={"http": "http://127.0.0.1:9", "bypass": "127.0.0.1"})["changed"]
+    assert fleet.run(**wanted, system="x", proxy={})["changed"]
 
 
 def locked(path: Path) -> bool:
