@@ -3,6 +3,7 @@
 
 """Reading over HTTP from registries and mirrors, with retries. Standard library only.
 
+The codec for names of hosts is loaded at once: later this process may act as a user who cannot read the directory of Python.
 C(http.client) is used as it is: its connections stay open between requests and fill large buffers in place, which the openers of
 C(urllib) do not.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import copy
 import email.utils
+import encodings.idna  # pylint: disable=unused-import  # noqa: F401
 import http.client
 import random
 import re
@@ -358,6 +360,8 @@ def receive(response: http.client.HTTPResponse, buffer: memoryview) -> int:
     """What comes at once, at most a buffer full; 0 at the end. C(readinto) of http.client waits until the buffer is full, however slow it comes."""
     if response.chunked:
         data = response.read1(len(buffer))
+        if len(data) > len(buffer):
+            raise http.client.HTTPException("a chunk has a negative size")
         buffer[:len(data)] = data
         return len(data)
     if response.fp is None:

@@ -131,7 +131,7 @@ class Store:
         total = 0
         for layer in layers:
             with suppress(FileNotFoundError):
-                total += min(os.stat(self.part_path(layer.digest)).st_blocks * 512, layer.size)
+                total += min(os.lstat(self.part_path(layer.digest)).st_blocks * 512, layer.size)
         return total
 
     def used(self) -> tuple[set[str], list[str]]:
@@ -168,8 +168,8 @@ class Store:
             return []
         found = []
         for name in names:
-            # a download may end, and a server may delete, meanwhile
-            with suppress(FileNotFoundError):
+            # a download may end, and a server may delete, meanwhile; a link may lead anywhere
+            with suppress(FileNotFoundError, PermissionError):
                 found.append((name, os.stat(os.path.join(folder, name))))
         return found
 
@@ -382,7 +382,7 @@ class Store:
         for path in self.partials():
             folder, file = os.path.split(path)
             with suppress(OSError):
-                if folder != self.staging or time.time() - os.stat(path).st_mtime < _OLD_SECONDS:
+                if folder != self.staging or time.time() - os.lstat(path).st_mtime < _OLD_SECONDS:
                     continue
                 # sha256-<hex>.part has the lock of its layer
                 with self.lock(file.partition(".")[0] or "verified", wait=False):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import functools
 import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
+import socketserver
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,10 +24,20 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http, connect_error, redirected, retry_after
+from ansible_collections.gpufleet.ollama.plugins.module_utils._blobs import Part
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import (
+    Connection,
+    FetchError,
+    Http,
+    connect_error,
+    receive,
+    redirected,
+    retry_after,
+    shown,
+)
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Manifest, lock_entry
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Lock, Options, Plan, Progress, Sideload
+from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Lock, Options, Plan, Progress, Sideload, check_source
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -42,7 +56,8 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Stor
 order = json.loads(sys.argv[2])
 pull = Sideload(Store(order["store"]), Http, Options(**order["options"]))
 names = names_of(order["names"])
-pull.run(pull.plan(names, Lock(order["lock"]), False), Progress(None, len(names)))
+with pull.store.as_owner():
+    pull.run(pull.plan(names, Lock(order["lock"]), False), Progress(None, len(names)))
 print(pull.fetched)
 """
 
@@ -209,7 +224,7 @@ def test_flipped_byte_is_found_and_replaced(rig: Rig) -> None:
     pull, plan = rig.pull(lock=lock, verify=True)
     assert plan.corrupt == [weights.digest] and plan.hashed == rig.manifest().size and pull.fetched == weights.size
     rig.check_whole()
-    assert not list(Path(rig.store.private).glob("*.corrupt"))
+    assert rig.store.partials() == {}
 
 
 def test_adopted_store_is_verified_once(rig: Rig) -> None:
@@ -400,18 +415,283 @@ def test_two_pulls_share_a_layer(rig: Rig) -> None:
 
 
 def test_owner(rig: Rig) -> None:
-    """Root writes into the store of another user: everything is that user's."""
-    if os.getuid() != 0:
-        pytest.skip("changing owners needs root")
-    Path(rig.store.path).mkdir()
-    os.chown(rig.store.path, 65534, 65534)
-    lock = rig.lock()
-    rig.fault("status", status=404, digest=rig.weights().digest, count=1)
-    rig.refused("not-found", lock=lock)
+    """Root pulls into the store of another user: everything is that user's, and links that this user plants lead root nowhere."""
+    if os.geteuid() != 0:
+        pytest.skip("acting as another user needs root")
+    lock, weights = rig.lock(), rig.weights()
+    victim = rig.folder / "victim"
+    victim.write_bytes(b"precious")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.chown(folder, 65534, 65534)
+        rig.store = Store(folder)
+        with rig.store.as_owner():
+            rig.store.make_directories()
+        os.symlink(victim, rig.store.part_path(weights.digest))
+        os.symlink(victim, f"{rig.store.part_path(weights.digest)}.map")
+        with rig.start(lock=lock) as process:
+            assert process.communicate(timeout=20) == (f"{lock[MODEL]['size']}\n", "")
+        rig.check_whole()
+        files = [Path(folder), *Path(folder).rglob("*")]
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(65534, 65534)}
+        assert {oct(path.stat().st_mode & 0o777) for path in files if path.suffix != ".lock"} == {"0o644", "0o755", "0o700"}
+    assert victim.read_bytes() == b"precious" and victim.stat().st_uid == 0
+
+
+def test_bundle_and_progress_of_root(rig: Rig) -> None:
+    """A source and a progress file where only root may go, and the store of another user."""
+    if os.geteuid() != 0:
+        pytest.skip("acting as another user needs root")
+    rig.pull()
+    os.chmod(rig.folder, 0o700)
+    bundle = rig.store
+    progress = Progress(str(rig.folder / "progress"), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.chown(folder, 65534, 65534)
+        rig.store = Store(folder)
+        pull = Sideload(rig.store, Http, Options(**rig.options(sources=[bundle.path])))
+        with rig.store.as_owner():
+            pull.run(pull.plan([parse(MODEL)], Lock({}), False), progress)
+            assert os.geteuid() == 65534
+        rig.check_whole()
+    assert json.loads((rig.folder / "progress").read_text(encoding="utf-8"))["models_done"] == 1
+
+
+def test_manifest_with_a_wrong_size(rig: Rig) -> None:
+    """It takes no good blob out of the store, verified or not."""
+    rig.pull()
+    weights = rig.weights()
+    manifest = json.loads(rig.manifest().raw)
+    next(layer for layer in manifest["layers"] if layer["digest"] == weights.digest)["size"] = 1
+    lock = {"other": lock_entry(json.dumps(manifest).encode(), "registry")}
+    for _known in range(2):
+        assert "gives a wrong size" in rig.refused("size", "other", lock=lock)
+        rig.check_whole()
+        shutil.rmtree(rig.store.private)
+
+
+def test_part_is_never_written_over(rig: Rig) -> None:
+    """A part without a map that fits may be a file of somebody else: its bytes stay as they are."""
+    rig.store.make_directories()
+    layer = rig.weights()
+    for raw in (None, b"", b"77\n\1"):
+        path, other = Path(rig.store.part_path(layer.digest)), rig.folder / "other"
+        path.unlink(missing_ok=True)
+        other.write_bytes(bytes(layer.size))
+        os.link(other, path)
+        if raw is not None:
+            Path(f"{path}.map").write_bytes(raw)
+        part = Part(rig.store, layer, CHUNK)
+        assert not part.open()
+        part.write(memoryview(b"new"), 0)
+        part.close()
+        assert other.read_bytes() == bytes(layer.size) and path.read_bytes()[:3] == b"new"
+
+
+def test_locked_until_published(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else may touch a part between its verification and its publication, nor its map."""
+    publish, drop, held = Store.publish, Part.drop, []
+
+    def check(store: Store, layer: Any) -> None:
+        with pytest.raises(BlockingIOError), store.lock(layer.file, wait=False):
+            pass
+        held.append(layer.digest)
+
+    def publish_checked(store: Store, name: Any, manifest: Manifest, staged: dict[str, str]) -> Any:
+        for layer in manifest.layers:
+            check(store, layer)
+        return publish(store, name, manifest, staged)
+
+    def drop_checked(part: Part) -> None:
+        check(rig.store, part.layer)
+        drop(part)
+
+    monkeypatch.setattr(Store, "publish", publish_checked)
+    monkeypatch.setattr(Part, "drop", drop_checked)
+    rig.pull()
+    assert len(held) == 3 * len(rig.manifest().layers)
+
+
+def test_bad_blob_stays_until_it_can_be_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room, or nobody who has it: the model that was there is still there."""
+    lock, weights = rig.lock(), rig.weights()
     rig.pull(lock=lock)
-    files = [Path(rig.store.path), *Path(rig.store.path).rglob("*")]
-    assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(65534, 65534)}
-    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644", "0o755"}
+    path = Path(rig.store.blob_path(weights.digest))
+    path.write_bytes(b"\0" * weights.size)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "free", lambda self: 0)
+        rig.refused("disk", lock=lock, verify=True)
+    rig.refused("not-found", lock=lock, verify=True, sources=[str(rig.folder / "none")])
+    assert path.read_bytes() == b"\0" * weights.size
+    assert rig.pull(lock=lock)[1].corrupt == [weights.digest]
+    rig.check_whole()
+    assert rig.store.partials() == {}
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_deleted_during_the_pull(rig: Rig, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """A server deletes a blob while the manifest is written: fetched again, and an error when that goes on."""
+    lock, weights, write = rig.lock(), rig.weights(), Store.write
+
+    def write_and_delete(store: Store, path: str, data: bytes) -> None:
+        nonlocal times
+        write(store, path, data)
+        if times and path.startswith(store.manifests):
+            times -= 1
+            os.unlink(store.blob_path(weights.digest))
+
+    monkeypatch.setattr(Store, "write", write_and_delete)
+    if times == 1:
+        rig.pull(lock=lock)
+        rig.check_whole()
+    else:
+        with pytest.raises(FetchError, match=f"{weights.digest} was deleted during the pull"):
+            rig.pull(lock=lock)
+
+
+@pytest.fixture
+def start_raw() -> Iterator[Callable[..., str]]:
+    """Start servers that answer with raw bytes: C(answer) gets the first line, the range, and the socket. Its URL comes back."""
+    running = []
+
+    def start(answer: Callable[[str, tuple[int, int], Any], None]) -> str:
+        class Handler(socketserver.StreamRequestHandler):
+            """One request."""
+
+            def handle(self) -> None:
+                first = self.rfile.readline().decode()
+                head = b"".join(iter(self.rfile.readline, b"\r\n")).decode("latin-1")
+                found = re.search("(?i)range: bytes=([0-9]+)-([0-9]+)", head)
+                with contextlib.suppress(OSError):
+                    answer(first, (int(found[1]), int(found[2])) if found else (0, 0), self.connection)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        server.block_on_close = False
+        running.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("head", [
+    b"302 Found\r\nLocation: http://[bad/",
+    b"302 Found\r\nLocation: /bl\xf6b",
+    b"302 Found\r\nLocation: /a b",
+    b"302 Found\r\nLocation: http://host:99999/x?signature=SECRET",
+    b"503 No\r\nRetry-After: Mon, 99999999999999999999 Jan 2020 00:00:00 GMT",
+    b"206 Partial\r\nContent-Range: bytes 0-0/" + b"9" * 5000,
+])
+def test_hostile_source(rig: Rig, start_raw: Callable[..., str], head: bytes) -> None:
+    """Whatever it answers, it is followed by the next."""
+    url = start_raw(lambda _first, _range, connection: connection.sendall(b"HTTP/1.1 " + head + b"\r\nContent-Length: 0\r\n\r\n"))
+    rig.pull(lock=rig.lock(), sources=[url, rig.registry.url])
+    rig.check_whole()
+    if b"206" not in head:
+        rig.pull(refresh=True, sources=[url, rig.registry.url])
+    with pytest.raises(FetchError) as caught:
+        rig.pull("all-minilm:latest", lock=rig.lock("all-minilm:latest"), sources=[url])
+    assert "SECRET" not in str(caught.value)
+
+
+def test_drip(rig: Rig, start_raw: Callable[..., str]) -> None:
+    """A source that sends a byte now and then is given up, and one that failed finally does not wait for its other connections."""
+    size = rig.weights().size
+
+    def drip(_first: str, wanted: tuple[int, int], connection: Any) -> None:
+        start, end = wanted
+        if start and not only_drip:
+            connection.sendall(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            return
+        connection.sendall(f"HTTP/1.1 206 P\r\nContent-Range: bytes {start}-{end}/{size}\r\nContent-Length: {end - start + 1}\r\n\r\n".encode())
+        for _byte in range(start, end + 1):
+            connection.sendall(b"z")
+            time.sleep(0.1)
+
+    url, lock = start_raw(drip), rig.lock()
+    for only_drip, timeout in ((True, 0.4), (False, 60)):
+        shutil.rmtree(rig.store.path, ignore_errors=True)
+        began = time.monotonic()
+        rig.pull(lock=lock, sources=[url, rig.registry.url], timeout=timeout)
+        rig.check_whole()
+        assert time.monotonic() - began < 10
+
+
+def test_head_that_drips(start_raw: Callable[..., str]) -> None:
+    """Each byte of a head begins the timeout of the socket anew."""
+    def drip(_first: str, _range: tuple[int, int], connection: Any) -> None:
+        for _byte in range(100):
+            connection.sendall(b"H")
+            time.sleep(0.1)
+
+    began = time.monotonic()
+    with pytest.raises(FetchError):
+        Http(timeout=0.3, retries=0).get(start_raw(drip))
+    assert time.monotonic() - began < 3
+
+
+def test_chunk_of_a_negative_size(start_raw: Callable[..., str]) -> None:
+    """Whatever length is told, no more than the limit is read."""
+    sent = []
+
+    def answer(_first: str, _range: tuple[int, int], connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n")
+        for _piece in range(200):
+            connection.sendall(bytes(1 << 20))
+            sent.append(1)
+
+    with pytest.raises(FetchError, match="negative size"):
+        Http(retries=0, timeout=5).get(start_raw(answer))
+    # and what the sockets hold
+    assert len(sent) < 50
+
+
+def test_kept_connection(start_registry: Callable[..., Any]) -> None:
+    """A body that was read to its end leaves the connection to the next request."""
+    url = f"{start_registry().url}/v2/library/smollm2/manifests/135m"
+    connection, sockets = Connection(Http()), set()
+    for _request in range(3):
+        response, buffer = connection.ask(url), memoryview(bytearray(1 << 20))
+        while receive(response, buffer):
+            pass
+        sockets.add(id(connection._connection.sock))  # type: ignore[union-attr]  # pylint: disable=protected-access
+    assert len(sockets) == 1
+
+
+@pytest.mark.parametrize(("url", "text"), [
+    ("https://me:secret@host:1/x?signature=secret", "https://host:1/x"),
+    ("https://me:sec/ret@host/x#secret", "https://host/x"),
+    ("http://me:secret@[bad/x?secret", "http://[bad/x"),
+    ("me:secret@host", "host"),
+    ("", ""),
+])
+def test_shown(url: str, text: str) -> None:
+    """Neither a password nor a signature, of whatever it is."""
+    assert shown(url) == text
+    if "host:1" not in url:
+        with pytest.raises(ValueError, match="is no source") as caught:
+            check_source(f"{url}:99999" if url.startswith("https") else url)
+        assert "secret" not in str(caught.value)
+
+
+def test_refresh_asks_the_registry_first(start_registry: Callable[..., Any], rig: Rig) -> None:
+    """A mirror holds what the tag meant before. It is asked when the registry cannot be, and not when the registry knows no such tag."""
+    name, stale = f"{rig.registry.host}/library/{MODEL}", rig.folder / "stale"
+    rig.pull(name, sources=[], upstream=True, insecure=True)
+    shutil.copytree(rig.store.path, stale)
+    rig.registry.post("/_double/republish", {"name": MODEL, "seed": 99})
+    more: dict[str, Any] = {"sources": [str(stale)], "refresh": True, "upstream": True, "insecure": True}
+    assert rig.pull(name, **more)[1].models[0].changed
+    assert rig.store.read(parse(name)).digest == rig.manifest().digest  # type: ignore[union-attr]
+    rig.fault("status", status=404, kind="manifest", count=1)
+    rig.refused("not-found", name, **more)
+    rig.fault("status", status=503, kind="manifest")
+    assert rig.pull(name, **more)[1].models[0].changed
 
 
 def test_address_that_expires(start_registry: Callable[..., Any], rig: Rig) -> None:
@@ -555,6 +835,24 @@ def test_progress(rig: Rig) -> None:
     assert any(0 < state["completed"] < state["total"] for state in seen)
 
 
+def test_progress_tells_that_it_waits(rig: Rig) -> None:
+    """While another pull has a layer, and not any more afterwards."""
+    path, lock, weights = rig.folder / "progress", rig.lock(), rig.weights()
+    rig.store.make_directories()
+    pull = Sideload(rig.store, Http, Options(**rig.options()))
+    plan = pull.plan([parse(MODEL)], Lock(lock), False)
+    worker = threading.Thread(target=functools.partial(pull.run, plan, Progress(str(path), 1)))
+    with rig.store.lock(weights.file):
+        worker.start()
+        end = time.monotonic() + 5
+        while "waits for another pull" not in path.read_text(encoding="utf-8") and time.monotonic() < end:
+            time.sleep(0.02)
+        assert "waits for another pull" in path.read_text(encoding="utf-8") and rig.store.names() == {}
+    worker.join(10)
+    rig.check_whole()
+    assert json.loads(path.read_text(encoding="utf-8"))["model"] == MODEL
+
+
 def test_https(start_registry: Callable[..., Any], rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates are checked against the trust store; with an authority that it knows, mirrors and registries work over TLS."""
     openssl = shutil.which("openssl")
@@ -630,8 +928,12 @@ def test_proxy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(FetchError) as caught:
                 Http().get(url)
             assert caught.value.kind == kind and "secret" not in str(caught.value)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        # a mirror is a host of the fleet
         rig.pull()
+        for proxies, kind in (({}, "unreachable"), ({"https": "http://127.0.0.1:10"}, "unreachable"), ({"http": "socks5://me:secret@x"}, "proxy")):
+            with pytest.raises(FetchError) as caught:
+                Http(retries=0, proxies=proxies).get(DEAD)
+            assert caught.value.kind == kind and "secret" not in str(caught.value)
         server.shutdown()
     assert [path for path, _pair in asked] == ["http://mirror.example/x", "mirror.example:443"]
     assert {pair for _path, pair in asked} == {"Basic bWU6c2VjcmV0"}

@@ -281,7 +281,7 @@ def test_root_is_not_led_elsewhere(owned: Store, tmp_path: Path) -> None:
 def test_pipes_do_not_block(store: Store) -> None:
     """A pipe where a file should be is an error or nothing, and nobody waits for it."""
     manifest = put(store, "a", b"weights")
-    for path in (store.part_path("x"), os.path.join(store.staging, "x.lock"), store.manifest_path(parse("b")), store.blob_path(digest_of(b"y"))):
+    for path in (store.part_path("x"), os.path.join(store.staging, "x.lock"), store.manifest_path(parse("a:b")), store.blob_path(digest_of(b"y"))):
         os.mkfifo(path)
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
         with pytest.raises(OSError, match="no regular file"):
@@ -289,7 +289,7 @@ def test_pipes_do_not_block(store: Store) -> None:
     with pytest.raises(OSError, match="no regular file"), store.lock("x"):
         pass
     with pytest.raises(ManifestError, match="no regular file"):
-        store.read(parse("b"))
+        store.read(parse("a:b"))
     with pytest.raises(OSError, match="no regular file"):
         sha256_file(store.blob_path(digest_of(b"y")))
     journal = os.path.join(store.private, "verified.json")

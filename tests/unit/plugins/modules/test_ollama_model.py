@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import lock_entry
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 from ansible_collections.gpufleet.ollama.plugins.modules import ollama_model
 
 NAME = "smollm2:135m"
@@ -102,7 +106,67 @@ def test_check_mode_on_a_bare_host(fleet: Fleet) -> None:
 def test_without_a_server(fleet: Fleet) -> None:
     """A mirror has none: nothing is compared, and nothing can be done through it."""
     assert fleet.run(url="")["changed"]
-    assert "state absent and method api need" in fleet.run(url="", state="absent")["msg"]
+    assert "method api needs an instance" in fleet.run(url="", method="api")["msg"]
+
+
+def test_absent_without_a_server(fleet: Fleet) -> None:
+    """The manifest goes with its blobs, those of other models stay; nothing while a manifest cannot be read, and nothing in check mode."""
+    assert not fleet.run(url="", state="absent")["changed"] and not fleet.store.exists()
+    fleet.run(NAME, "all-minilm")
+    planned = fleet.run(NAME.upper(), "nope", url="", state="absent", check=True)
+    assert planned["changed"] and len(fleet.digests()) == 2
+    broken = fleet.store / "manifests/registry.ollama.ai/library/broken"
+    broken.mkdir()
+    (broken / "latest").write_bytes(b"")
+    for check in (True, False):
+        assert "broken/latest is no manifest" in fleet.run(url="", state="absent", check=check)["msg"] and len(fleet.digests()) == 2
+    shutil.rmtree(broken)
+    result = fleet.run(NAME.upper(), "nope", url="", state="absent")
+    assert [item["changed"] for item in result["models"]] == [True, False] and list(fleet.digests()) == ["all-minilm:latest"]
+    assert result["diff"] == planned["diff"] and "nope:latest absent" in result["diff"]["before"]
+    kept = {layer["digest"].replace(":", "-") for layer in fleet.lock("all-minilm:latest")["layers"]}
+    assert {path.name for path in (fleet.store / "blobs").iterdir()} == kept
+    assert not fleet.run(NAME, url="", state="absent")["changed"]
+
+
+def test_proxy(fleet: Fleet, start_registry: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registries are asked through the proxies of the option instead of those of the environment; mirrors never are."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    registry: dict[str, Any] = {"sources": [], "upstream": True, "insecure": True}
+    assert "through the proxy 127.0.0.1:9" in fleet.run(fleet.name, **registry)["msg"]
+    result = fleet.run(fleet.name, **registry, proxy={"http": "http://me:secret@127.0.0.1:10"})
+    assert "through the proxy 127.0.0.1:10" in result["msg"] and "secret" not in json.dumps(result)
+    assert fleet.run(fleet.name, **registry, proxy={"http": "http://127.0.0.1:10", "bypass": "127.0.0.1"})["changed"]
+    assert fleet.run("all-minilm", proxy={"http": "http://127.0.0.1:10"})["changed"]
+
+
+def test_check_mode_without_a_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk, or the store of an Ollama that is taken over, may come before the pull: only then it is known whether there is room."""
+    monkeypatch.setattr(Store, "free", lambda self: 0)
+    lock = {NAME: fleet.lock()}
+    assert fleet.run(lock=lock, check=True)["missing_bytes"] == lock[NAME]["size"]
+    assert fleet.run(lock=lock)["kind"] == "disk"
+    (fleet.store / "blobs").mkdir(parents=True)
+    assert fleet.run(lock=lock, check=True)["kind"] == "disk"
+
+
+def test_root_works_as_the_owner(fleet: Fleet, run_module: Callable[..., Any]) -> None:
+    """All that is written, deleted and compared is done as the owner of the store, but for the progress file."""
+    if os.geteuid() != 0:
+        pytest.skip("acting as another user needs root")
+    fleet.run()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.mkdir(f"{folder}/blobs")
+        for path in (folder, f"{folder}/blobs"):
+            os.chown(path, 12345, 12346)
+        progress = fleet.store.parent / "progress"
+        args: dict[str, Any] = {"name": [NAME], "store": folder, "url": "", "sources": [str(fleet.store)], "upstream": False, "reserve": "0"}
+        assert run_module(ollama_model.main, **args, progress_path=str(progress))["changed"]
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in Path(folder).rglob("*")} == {(12345, 12346)}
+        assert json.loads(progress.read_text(encoding="utf-8"))["models_done"] == 1 and progress.stat().st_uid == os.geteuid() == 0
+        assert run_module(ollama_model.main, **args, state="absent")["changed"] and os.listdir(f"{folder}/blobs") == []
 
 
 def test_version_of_the_server_is_told(start_registry: Callable[..., Any], fleet: Fleet, tmp_path: Path) -> None:
