@@ -127,7 +127,7 @@ class ActionModule(ActionBase):
             result = self._patiently(lambda: self._result(job, task_vars))
         except JobLost as error:
             result = {"failed": True, "changed": True, "msg": str(error)}
-        left = [job["results_file"], progress, f"{progress}.new"]
+        left = [job["results_file"], progress]
         self._patiently(lambda: self._low_level_execute_command(f"rm -f {' '.join(map(self._quoted, left))}"))
         return result
 

@@ -37,6 +37,8 @@ _WITHOUT_CACHE = ("bert", "gemma-embedding", "t5encoder")
 _VOCABULARY = 262144
 # what a process needs on a GPU besides llama.cpp's buffers: the CUDA context and the work spaces of its libraries; an allowance
 _PROCESS_BYTES = 512 * _MIB
+# without the libraries of a GPU
+_HOST_PROCESS_BYTES = 64 * _MIB
 # llama.cpp rather leaves layers to the CPU than less than that on a GPU: fit_params_target in its common/common.h
 _FIT_TARGET = 1024
 _WEIGHTS = ("model", "projector", "adapter", "tensor", "draft")
@@ -179,6 +181,8 @@ class _Model(NamedTuple):
     adapters: str
     # why the size is not known
     unknown: str
+    # in a store already
+    there: bool
 
 
 # what has no known limit has room for all
@@ -246,7 +250,7 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     M(gpufleet.ollama.ollama_model_info), one for each store that this host writes; its memory in bytes; what M(gpufleet.ollama.gpu_info) says
     of it; what has to stay free on each disk, in bytes; and the paths of C(pending) stores, whose disk is not there yet.
     Returns lines, a table of the disks and of every model on every instance, problems, a sentence with the mend for each row that does not fit,
-    and warnings, the same for models that run partly on the CPU when somebody asks for them.
+    and warnings, the same for cold models that run partly on the CPU when somebody asks for them, or that are there already.
 
     An instance has the memory of its GPUs, less OLLAMA_GPU_OVERHEAD for each; where the driver does not tell it, the check cannot say no. An
     instance without GPUs has its memory_max, or else the host's memory. Each model has to fit by itself, and all warm models of an instance
@@ -254,7 +258,8 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
     """
     found = list(stores)
     known = _known(lock or {}, found)
-    resolved = _resolved([entry for entry in models if entry.get("state", "present") == "present"], known)
+    there = {_key(model["name"]) for store in found for model in store.get("models") or []}
+    resolved = _resolved([entry for entry in models if entry.get("state", "present") == "present"], known, there)
     loaded = [_loaded(item, resolved, _place(item, memory_bytes, gpus or {})) for item in fleet_instances]
     disk: list[tuple[str, ...]] = []
     memory: list[tuple[str, ...]] = []
@@ -266,13 +271,13 @@ def capacity_report(  # pylint: disable=too-many-arguments,too-many-positional-a
             _add(part, memory, problems)
         problems += [*_too_many(instance), *_thrown_out(instance)]
     _add(_rows_shared(loaded, memory_bytes), memory, problems)
-    warnings = [sentence for sentence in problems if isinstance(sentence, _Partly)]
-    stops = [sentence for sentence in problems if not isinstance(sentence, _Partly)]
+    warnings = [sentence for sentence in problems if isinstance(sentence, _Warning)]
+    stops = [sentence for sentence in problems if not isinstance(sentence, _Warning)]
     return {"lines": [*_table(disk), *_table(memory)], "problems": stops, "warnings": [str(sentence) for sentence in warnings]}
 
 
-class _Partly(str):
-    """A sentence about a model that works, though slowly."""
+class _Warning(str):
+    """A sentence about a model that is no reason to stop."""
 
 
 _Rows = list[tuple[tuple[str, ...], str]]
@@ -325,12 +330,14 @@ def _known(lock: Mapping[str, Any], stores: Iterable[Mapping[str, Any]]) -> dict
     return {key: value for key, value in result.items() if key and value[0]}
 
 
-def _resolved(entries: Sequence[Mapping[str, Any]], known: Mapping[str, tuple[int, Mapping[str, Any]]]) -> list[_Model]:
+def _resolved(entries: Sequence[Mapping[str, Any]], known: Mapping[str, tuple[int, Mapping[str, Any]]], there: set[str]) -> list[_Model]:
     by_key = {_key(entry["name"]): entry for entry in entries}
-    return [_model(entry, by_key, known) for entry in entries]
+    return [_model(entry, by_key, known, there) for entry in entries]
 
 
-def _model(entry: Mapping[str, Any], by_key: Mapping[str, Mapping[str, Any]], known: Mapping[str, tuple[int, Mapping[str, Any]]]) -> _Model:
+def _model(
+    entry: Mapping[str, Any], by_key: Mapping[str, Mapping[str, Any]], known: Mapping[str, tuple[int, Mapping[str, Any]]], there: set[str]
+) -> _Model:
     chain = [entry]
     while (base := by_key.get(_key(_source(chain[-1])))) and base not in chain:
         chain.append(base)
@@ -349,6 +356,7 @@ def _model(entry: Mapping[str, Any], by_key: Mapping[str, Mapping[str, Any]], kn
         num_ctx=next((context for context in contexts if context), 0),
         adapters=str(_definition(entry).get("adapters") or ""),
         unknown="it is known when the model is made" if source or _definition(chain[-1]) else _LOCK,
+        there=_key(entry["name"]) in there,
     )
 
 
@@ -402,6 +410,9 @@ def _load(model: _Model, item: Mapping[str, Any], place: _Place, roomy: bool = F
     memory = taken(_BATCH)
     if roomy:
         memory = taken(_batch(memory["context"] * memory["parallel"]))
+    if not place.cards:
+        lighter = _PROCESS_BYTES - _HOST_PROCESS_BYTES
+        memory = {**memory, "compute": memory["compute"] - lighter, "total": memory["total"] - lighter}
     used = 1
     if place.cards and (variables.get("OLLAMA_SCHED_SPREAD") == "1" or memory["total"] > max(place.cards.values())):
         # then it goes onto all GPUs, and each has buffers
@@ -465,7 +476,10 @@ def _row_alone(instance: _Instance, load: _Load) -> tuple[tuple[str, ...], str]:
         return row, ""
     if not load.model.warm and load.total <= place.total + place.beside:
         # Ollama serves it all the same
-        return (*row[:-1], "partly on the CPU"), _Partly(f"{cause}it runs partly on the CPU, and slowly. To have all of it on GPUs, {_either(mends)}")
+        return (*row[:-1], "partly on the CPU"), _Warning(f"{cause}it runs partly on the CPU, and slowly. To have all of it on GPUs, {_either(mends)}")
+    if not load.model.warm and load.model.there:
+        # a run that stops would not take it away; and whoever has no lock was not told before
+        return row, _Warning(f"{cause}{_either(mends)}")
     return row, f"{cause}{_either([*mends, _WARN])}"
 
 
