@@ -44,6 +44,21 @@ _CLOCK_ERRORS = (9, 10)
 Result = TypeVar("Result")
 
 
+# an option of modules: a password may be in it, which Ansible would show in an environment
+PROXY_SPEC: dict[str, Any] = {
+    "proxy": {
+        "type": "dict",
+        "options": {"https": {"type": "str", "no_log": True}, "http": {"type": "str", "no_log": True}, "bypass": {"type": "str", "no_log": False}},
+    },
+}
+
+
+def proxies_of(given: Mapping[str, str | None] | None) -> dict[str, str] | None:
+    """The option proxy as C(Http) takes it; None, which means those of the environment, when it is not given."""
+    names = {"https": "https", "http": "http", "bypass": "no"}
+    return None if given is None else {names[option]: value for option, value in given.items() if value}
+
+
 class FetchError(Exception):
     """Something cannot be had; the text is for the user.
 

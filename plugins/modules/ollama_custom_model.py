@@ -170,7 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._client import CONNECTION_SPEC, OllamaClient, OllamaError
 from ansible_collections.gpufleet.ollama.plugins.module_utils._custom import Builder, CustomError, Definition, bytes_of
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import Http
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import PROXY_SPEC, Http, proxies_of
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store, StoreError
 
 RETRIES = 2
@@ -200,18 +200,9 @@ ARGUMENT_SPEC = {
     },
     "quantize": {"type": "str"},
     "reserve": {"type": "str", "default": "1G"},
-    "proxy": {
-        "type": "dict",
-        "options": {"https": {"type": "str", "no_log": True}, "http": {"type": "str", "no_log": True}, "bypass": {"type": "str"}},
-    },
+    **PROXY_SPEC,
     **CONNECTION_SPEC,
 }
-
-
-def proxies(given: dict[str, str | None] | None) -> dict[str, str] | None:
-    """The option as Http takes it; None, the proxies of the environment, when it is not given."""
-    names = {"https": "https", "http": "http", "bypass": "no"}
-    return None if given is None else {names[option]: value for option, value in given.items() if value}
 
 
 def main() -> None:
@@ -221,7 +212,7 @@ def main() -> None:
     client = OllamaClient(params["url"], params["timeout"])
     try:
         definition, reserve = Definition(params), bytes_of(params["reserve"])
-        http = Http("gpufleet.ollama", params["timeout"], RETRIES, proxies=proxies(params["proxy"]))
+        http = Http("gpufleet.ollama", params["timeout"], RETRIES, proxies=proxies_of(params["proxy"]))
         result = Builder(client, http, Store(params["store"]), definition, reserve, module.check_mode).ensure()
     except (CustomError, OllamaError, StoreError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))

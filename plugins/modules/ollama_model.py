@@ -292,7 +292,7 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils._client import (
     OllamaError,
     OllamaUnreachable,
 )
-from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http
+from ansible_collections.gpufleet.ollama.plugins.module_utils._http import PROXY_SPEC, FetchError, Http, proxies_of
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Manifest
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name, parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Lock, Model, Options, Progress, Sideload, names_of
@@ -308,7 +308,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "upstream": {"type": "bool", "default": True},
     "refresh": {"type": "bool", "default": False},
     "insecure": {"type": "bool", "default": False},
-    "proxy": {"type": "dict", "options": {"https": {"type": "str", "no_log": True}, "http": {"type": "str", "no_log": True}, "bypass": {"type": "str"}}},
+    **PROXY_SPEC,
     "connections": {"type": "int", "default": 8},
     "rate_limit": {"type": "str", "default": ""},
     "reserve": {"type": "str", "default": "1G"},
@@ -506,13 +506,6 @@ def bytes_of(params: dict[str, Any], option: str) -> int:
         return int(human_to_bytes(params[option].strip() or "0"))
     except ValueError:
         raise ValueError(f"{option} is {params[option]!r}: give a number of bytes such as 500M or 10G") from None
-
-
-def proxies_of(given: dict[str, Any] | None) -> dict[str, str] | None:
-    """Proxies as C(Http) wants them; None, which means those of the environment, when none are given."""
-    if given is None:
-        return None
-    return {key: given[option] for key, option in (("https", "https"), ("http", "http"), ("no", "bypass")) if given[option]}
 
 
 def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -178,7 +178,8 @@ def report(
 ) -> dict[str, list[str]]:
     """The report on a host with one store."""
     completed = _model.instances([{"port": 11434 + number, **item} for number, item in enumerate(instances)], "10.0.0.5", STORE)
-    return _capacity.capacity_report(completed, _models.manifest(models), LOCK if lock is None else lock, [store(**disk)], int(memory * GIB), gpus or {"gpus": []}, 10**9)
+    lock = LOCK if lock is None else lock
+    return _capacity.capacity_report(completed, _models.manifest(models), lock, [store(**disk)], int(memory * GIB), gpus or {"gpus": []}, 10**9)
 
 
 def trouble(found: dict[str, list[str]]) -> list[str]:
