@@ -20,7 +20,8 @@ def test_the_registry_gave_each_byte_once() -> None:
     stats = json.loads(host("main-gpu1").check_output("curl -sS https://registry.ollama.ai/_double/stats"))["digests"]
     sizes = dict(line.split() for line in host("main-monitoring").check_output(f"stat -c '%n %s' {STORE}/blobs/*").splitlines())
     large = {path.rsplit("/", 1)[1].replace("-", ":"): int(size) for path, size in sizes.items() if int(size) > 1 << 20}
-    assert len(large) == 2 and {digest: stats[digest]["bytes"] for digest in large} == large
+    # to learn where a large blob is costs a byte
+    assert len(large) == 2 and all(stats[digest]["bytes"] - size in (0, 1) for digest, size in large.items()), (stats, large)
 
 
 def test_its_store_is_root_s_and_readable() -> None:

@@ -18,7 +18,10 @@ BIG = "big:1b"
 def test_the_registry_gave_each_byte_once() -> None:
     """Four hosts, and the traffic of one: the counters run since before the first pull."""
     wanted = {layer["digest"]: layer["size"] for entry in locked().values() for layer in entry["layers"]}
-    assert blob_bytes(control("stats")) == wanted
+    served = blob_bytes(control("stats"))
+    assert set(served) == set(wanted)
+    # to learn where a large blob is costs a byte
+    assert {digest: count - wanted[digest] for digest, count in served.items() if not 0 <= count - wanted[digest] <= 1} == {}
     assert sum(wanted.values()) > 100 << 20
 
 
