@@ -699,8 +699,8 @@ def test_address_that_expires(start_registry: Callable[..., Any], rig: Rig) -> N
     data = start_registry()
     rig.registry = start_registry("--redirect", data.host)
     lock = rig.lock()
-    rig.fault("expire_seconds", seconds=0.05)
-    data.ask("POST", "/_double/faults", {"fault": "rate", "bytes_per_second": 4 << 20})
+    rig.fault("expire_seconds", seconds=0.5)
+    data.ask("POST", "/_double/faults", {"fault": "rate", "bytes_per_second": 512 << 10})
     rig.pull(lock=lock)
     rig.check_whole()
     statuses = data.get("/_double/stats")["statuses"]
