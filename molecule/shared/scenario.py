@@ -44,7 +44,9 @@ def play(name: str, *options: str, inventory: str = INVENTORY, **variables: Any)
     """Run a playbook, given by its path in the project, or by its name in the collection."""
     path = PROJECT / (name if name.endswith(".yml") else f"playbooks/{name}.yml")
     command = ["ansible-playbook", "-i", inventory, str(path), "-e", json.dumps(variables), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # what is read must not depend on who looks on
+    plain = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
     return Play(done.returncode, done.stdout + done.stderr)
 
 
