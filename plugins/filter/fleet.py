@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout, _routing
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,9 +37,10 @@ class FilterModule:
             _checksums.release_checksums,
             _gateway.gateway_clients,
             _gateway.gateway_listeners,
-            _gateway.gateway_rate,
+            _gateway.gateway_oauth2,
             _gateway.gateway_server_names,
             _gateway.gateway_users,
+            _gateway.gateway_zones,
             _lock.lock_document,
             _lock.lock_moves,
             _lock.lockable,
@@ -55,7 +56,6 @@ class FilterModule:
             _model.scrape_targets,
             _model.service_units,
             _model.store_writer,
-            _model.upstreams,
             _model.url_host,
             _models.manifest,
             _models.mirror_store,
@@ -66,5 +66,7 @@ class FilterModule:
             _models.warm_models,
             _rollout.release_report,
             _rollout.rollout_instances,
+            _routing.gateway_routing,
+            _routing.upstreams,
         )
         return {function.__name__: _filter(function) for function in functions}
