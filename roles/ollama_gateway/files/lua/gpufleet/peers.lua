@@ -5,6 +5,7 @@
 -- same; drained ones never. Counts of running requests are shared by all workers and all models.
 local balancer = require "ngx.balancer"
 local ffi = require "ffi"
+local metrics = require "gpufleet.metrics"
 local slots = require "gpufleet.slots"
 
 local ngx, ipairs, max, random = ngx, ipairs, math.max, math.random
@@ -178,6 +179,7 @@ M.choose = choose
 
 -- A connection to an instance failed.
 function M.failed(peer)
+  metrics.count("f", 1, peer.host, peer.instance)
   local count = dict:incr(peer.failures, 1, 0, settings.fail_timeout) or 0
   if settings.max_fails > 0 and count >= settings.max_fails then
     dict:set(peer.down, true, settings.fail_timeout)
