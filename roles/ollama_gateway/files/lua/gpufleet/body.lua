@@ -165,4 +165,23 @@ function M.write_option(text, fields, name, number)
   return sub(text, 1, fields.start) .. '"options":' .. object .. comma .. sub(text, fields.start + 1)
 end
 
+-- The objects of a list in the outer object, as they stand in the text: a list of { text, name }, where `key` is the field of the name.
+function M.items(text, list, key)
+  local found, from, items = {}, {}, {}
+  local start = find(text, "%S")
+  if not start or byte(text, start) ~= 123 or not read_object(text, start, { [list] = true }, false, found, from, {}) then return items end
+  local i = from[list] and byte(text, from[list]) == 91 and from[list]
+  while i do
+    i = find(text, "[%]{]", i + 1)
+    if not i or byte(text, i) == 93 then break end
+    local last = nested_end(text, i)
+    if not last then break end
+    local fields = {}
+    read_object(text, i, { [key] = true }, false, fields, {}, {})
+    items[#items + 1] = { sub(text, i, last), fields[key] }
+    i = last
+  end
+  return items
+end
+
 return M

@@ -11,6 +11,7 @@ local certificate = require "gpufleet.certificate"
 local cjson = require "cjson.safe"
 local clients = require "gpufleet.clients"
 local errors = require "gpufleet.errors"
+local lists = require "gpufleet.lists"
 local management = require "gpufleet.management"
 local metrics = require "gpufleet.metrics"
 local models = require "gpufleet.models"
@@ -155,6 +156,10 @@ function M.access()
     end
   end
   choose_instance(state, client, route, var)
+  if not state.fixed and lists.answer(var.gateway_route, client, ngx.req.get_method()) then
+    state.answered = true
+    return ngx.exit(200)
+  end
   if not state.fixed and not peers.any(state.pool) then return reject(state, 503, "upstream") end
 end
 
@@ -250,6 +255,8 @@ function M.log()
       local connect_time = match(var.upstream_connect_time or "", "([^ ,]*)$")
       peers.finish(state, match(var.upstream_status or "", "(%d*)$"), connect_time ~= "-" and connect_time ~= "")
       count_answer(state, var, route)
+    elseif state.answered then
+      metrics.observe("h", tonumber(var.request_time) or 0, route, "")
     else
       local reason = state.reason or REASONS[status] or "other"
       metrics.count("j", 1, reason)
