@@ -149,8 +149,11 @@ function M.access()
     check_budget(state, MINUTE, client.minute, client.tokens_per_minute, "minute")
     check_budget(state, DAY, client.day, client.tokens_per_day, "day")
     if client.concurrency > 0 then
+      local count = slots.take(client.slot)
       state.slot = client.slot
-      if slots.take(client.slot) > client.concurrency then
+      if count > client.concurrency then
+        slots.give_back(client.slot)
+        state.slot = nil
         return reject(state, 429, "concurrency", "this client has as many generations under way as it may")
       end
     end
