@@ -229,7 +229,10 @@ local function count_answer(state, var, route)
   local into, out = state.tokens_in or 0, state.tokens_out or 0
   metrics.count("t", into, "prompt", client.name, model)
   metrics.count("t", out, "completion", client.name, model)
-  if state.nanoseconds then metrics.count("e", state.nanoseconds / 1e9, model) end
+  if state.nanoseconds and state.nanoseconds > 0 then
+    metrics.count("e", state.nanoseconds / 1e9, model)
+    metrics.observe("k", out / (state.nanoseconds / 1e9), model)
+  end
   if state.first and (state.lines or 0) > 1 then
     metrics.observe("g", state.first, model)
     var.gateway_first_token = ("%.3f"):format(state.first)

@@ -7,6 +7,7 @@ local ngx, concat = ngx, table.concat
 
 local M = {}
 
+-- seconds, and tokens a second too
 local BUCKETS = { 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600 }
 local BUCKET_COUNT = #BUCKETS
 
@@ -21,6 +22,7 @@ local COUNTERS = {
 }
 local HISTOGRAMS = {
   h = { "nginx_http_request_duration_seconds", "Time of requests that Ollama answered.", { "route", "model" } },
+  k = { "ollama_gateway_output_tokens_per_second", "Tokens a second of an answer, while it was generated.", { "model" } },
   g = { "ollama_gateway_time_to_first_token_seconds", "Time to the first piece of a streamed answer.", { "model" } },
 }
 
@@ -41,17 +43,17 @@ function M.count(family, value, ...)
   add(concat({ family, ... }, "\t"), value)
 end
 
-function M.observe(family, seconds, ...)
+function M.observe(family, value, ...)
   local labels = concat({ family, ... }, "\t")
   local bucket = BUCKET_COUNT + 1
   for i = 1, BUCKET_COUNT do
-    if seconds <= BUCKETS[i] then
+    if value <= BUCKETS[i] then
       bucket = i
       break
     end
   end
   add(labels .. "\t" .. bucket, 1)
-  add(labels .. "\tsum", seconds)
+  add(labels .. "\tsum", value)
 end
 
 local ESCAPES = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
