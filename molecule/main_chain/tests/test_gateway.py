@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 from typing import Any, NamedTuple
 
@@ -228,7 +229,7 @@ def test_secrets_are_closed(gateway: Gateway, file: str, mode: int) -> None:
 
 
 def test_the_log_names_the_client_and_no_host_keeps_a_prompt(gateway: Gateway) -> None:
-    mark = f"a-prompt-of-{gateway.name}-that-must-not-be-kept"
+    mark = f"a-prompt-of-{secrets.token_hex(6)}-that-must-not-be-kept"
     ask = {"model": gateway.models[0], "prompt": mark, "stream": False, "options": {"num_predict": 1}}
     gateway.call(f"/api/generate?query={mark}", *post(ask))
     lines = gateway.host.run("tail -n 50 /var/log/nginx/gpufleet-gateway.log").stdout.splitlines()

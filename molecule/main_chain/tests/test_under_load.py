@@ -118,8 +118,8 @@ def test_a_killed_host_costs_only_what_it_was_answering(targets: list[tuple[str,
     try:
         with loop() as seen:
             time.sleep(2)
-            killed = time.time()
             subprocess.run(["docker", "kill", name], check=True, capture_output=True)
+            killed = time.time()
             time.sleep(12)
     finally:
         # the restart policy of the hosts does not bring a killed one back
