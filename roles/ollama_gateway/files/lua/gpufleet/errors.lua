@@ -19,9 +19,11 @@ local REFUSALS = {
   ["415"] = { "compressed bodies are not accepted", "invalid_request_error", "unsupported_encoding", "invalid_request_error" },
   ["429"] = { "too many requests", "rate_limit_error", "rate_limit_exceeded", "rate_limit_error" },
   ["500"] = { "internal error", "api_error", "internal_error", "api_error" },
+  ["501"] = { "this transfer encoding is not supported", "invalid_request_error", "not_implemented", "invalid_request_error" },
   ["502"] = { "no Ollama instance answers", "api_error", "bad_gateway", "api_error" },
   ["503"] = { "no Ollama instance is available", "api_error", "unavailable", "overloaded_error" },
   ["504"] = { "the Ollama instance took too long to answer", "api_error", "gateway_timeout", "api_error" },
+  ["505"] = { "this version of HTTP is not supported", "invalid_request_error", "http_version", "invalid_request_error" },
 }
 local RETRY_AFTER = { ["429"] = 1, ["502"] = 5, ["503"] = 5, ["504"] = 5 }
 
