@@ -18,6 +18,7 @@ local FIELDS = {
 -- of the object `options`, which is a map in Go: names match exactly
 local OPTIONS = {
   num_predict = true, num_ctx = true, num_gpu = true, main_gpu = true, num_thread = true, num_batch = true, use_mmap = true,
+  draft_num_predict = true,
 }
 
 -- a JSON null that was given, unlike a field that is missing

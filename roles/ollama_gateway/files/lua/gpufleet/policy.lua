@@ -9,7 +9,7 @@ local ngx, reject = ngx, errors.reject
 local M = {}
 
 -- options that make Ollama load a model anew, to the harm of everybody who uses it
-local ADMIN_OPTIONS = { "num_gpu", "main_gpu", "num_thread", "num_batch", "use_mmap" }
+local ADMIN_OPTIONS = { "num_gpu", "main_gpu", "num_thread", "num_batch", "use_mmap", "draft_num_predict" }
 local MODEL_NAME_MAX = 512
 
 -- The body of a request, as text
@@ -26,12 +26,13 @@ local function read_body(state)
   return text
 end
 
--- Hold a number of the request to a cap. `fields` is the object that has it.
+-- Hold a number of the request to a cap. `fields` is the object that has it. Ollama cuts fractions off, and reads a num_predict of 0 as no
+-- limit at all (llm/llama_server.go leaves it out of what it asks the runner for).
 local function check_number(state, fields, name, cap)
   local value = fields and fields[name]
   if fields == nil or fields.from[name] == nil or value == body.NULL then return end
-  if type(value) ~= "number" or value < 0 or value > cap then
-    return reject(state, 400, "cap", ("%s must be a number from 0 to %d for this client"):format(name, cap))
+  if type(value) ~= "number" or not (value >= 1 and value <= cap) then
+    return reject(state, 400, "cap", ("%s must be a number from 1 to %d for this client"):format(name, cap))
   end
   return value
 end
@@ -53,8 +54,11 @@ end
 
 -- Check the body. Returns the name of the model, or nil where the route has none.
 function M.check_body(state, client, route, var)
-  local encoding = var.http_content_encoding
-  if encoding and encoding ~= "" and encoding:lower() ~= "identity" then return reject(state, 415, "body") end
+  -- of two such headers, some versions of nginx show only the first
+  local encoding = var.http_content_encoding and ngx.req.get_headers(0)["content-encoding"]
+  if encoding and encoding ~= "" and (type(encoding) ~= "string" or encoding:lower() ~= "identity") then
+    return reject(state, 415, "body")
+  end
   local text = read_body(state)
   local fields, problem = body.read(text)
   if not fields then return reject(state, 400, "body", problem) end
@@ -84,7 +88,7 @@ function M.check_model(state, client, name, var)
   state.pool = peers.pool_of(normal)
   var.gateway_model = models.loggable(name)
   if client.may_use and not client.may_use(normal) then
-    return reject(state, 403, "model", "the model " .. name .. " is not allowed for this client")
+    return reject(state, 403, "model", "the model " .. var.gateway_model .. " is not allowed for this client")
   end
 end
 
