@@ -229,7 +229,7 @@ ENDPOINTS: list[tuple[str, str, str, Any, int]] = [
     ("GET", f"/v1/models/{MODEL}", "read", None, 200),
     # with an error of Ollama: nothing must change on a fleet
     ("POST", "/api/pull", "admin", PULL_BODY, 400),
-    ("POST", "/api/push", "admin", PULL_BODY, 400),
+    ("POST", "/api/push", "admin", {"model": "no-such-model", "stream": False}, 500),
     ("POST", "/api/create", "admin", PULL_BODY, 400),
     ("POST", "/api/copy", "admin", {"source": "no-such-model", "destination": "other"}, 404),
     ("DELETE", "/api/delete", "admin", {"model": "no-such-model"}, 404),

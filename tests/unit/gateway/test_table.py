@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,7 +91,7 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module", name="site")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def running() -> Iterator[Site]:
     """One gateway for all cases, with two servers behind it."""
     seen: list[Seen] = []
     recorders = [Recorder(("127.0.0.1", 0), _Handler) for _number in range(2)]
@@ -98,8 +99,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         recorder.seen = seen
         threading.Thread(target=recorder.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     clients, users = VARIABLES["ollama_gateway_clients"], VARIABLES["ollama_gateway_users"]
+    # not in pytest's own directory, which every other pytest of this user closes to nginx' workers
+    folder = tempfile.TemporaryDirectory(prefix="gateway-table-")  # pylint: disable=consider-using-with
     gateway = local.LocalGateway(
-        tmp_path_factory.mktemp("table"), local.upstream_hosts([recorder.server_address[1] for recorder in recorders]),
+        Path(folder.name), local.upstream_hosts([recorder.server_address[1] for recorder in recorders]),
         ollama_models=VARIABLES["ollama_models"], ollama_gateway_clients=clients, ollama_gateway_users=users,
     ).start()
     yield Site(gateway, Target("127.0.0.1", gateway.port, local.HOST, gateway.ca.read_text(), *secrets(clients, users)), seen)
@@ -107,6 +110,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for recorder in recorders:
         recorder.shutdown()
         recorder.server_close()
+    folder.cleanup()
 
 
 def check_headers(seen: Seen) -> None:
