@@ -369,6 +369,8 @@ BAD_BODIES: list[tuple[str, bytes, str]] = [
     ("model-and-nul-itself", b'{"model\x00":"smollm2:135m"}', NO_MODEL),
     ("model-and-a-blank", b'{"model ":"smollm2:135m"}', NO_MODEL),
     ("model-of-half-a-pair", b'{"model":"\\ud800"}', NO_MODEL),
+    ("many-fields", b"{" + b'"a":1,' * 2000 + b'"model":"smollm2:135m"}', "the object has too many fields"),
+    ("many-options", b'{"model":"smollm2:135m","options":{' + b'"a":1,' * 2000 + b'"b":1}}', "the object has too many fields"),
     ("model-that-is-too-long", b'{"model":"' + b"x" * 513 + b'"}', "the name of the model is too long"),
 ]
 GOOD_BODIES: list[tuple[str, bytes]] = [
@@ -387,6 +389,7 @@ GOOD_BODIES: list[tuple[str, bytes]] = [
     ("options-null", b'{"model":"smollm2:135m","options":null}'),
     ("options-empty", b'{"model":"smollm2:135m","options":{}}'),
     ("options-of-no-interest", b'{"model":"smollm2:135m","options":{"temperature":0.5,"NUM_GPU":1}}'),
+    ("brackets", b'{"a":[' + b"[],{}," * 9000 + b'0],"model":"smollm2:135m"}'),
     ("numbers", b'{"a":-1.5e+3,"b":[1,2.0],"model":"smollm2:135m","c":true,"d":null}'),
 ]
 BODIES = [
