@@ -8,6 +8,10 @@ from typing import Any
 from table import Case
 
 MODEL, EMBEDDER = "smollm2:135m", "all-minilm"
+# whose body names a model, beside /api/chat
+WITH_MODEL = (
+    "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
+)
 ZEROS = "0" * 64
 
 # status -> message, OpenAI's type and code, Anthropic's type
@@ -176,8 +180,8 @@ PATHS = [
         refused(f"not-found-{path}", 404, "POST", path, PULL_BODY, form="/v1/" if path.startswith("/v1/") else "/api/")
         for path in (
             "/api/pull/", "/api/pull;", "/api/pull;x=/api/chat", "/api/pull%20", "/api/pull%09", "/api/pull%0a", "/api/pull%0d%0aX-Injected:%201", "/API/PULL",
-            "/api/Pull", "/api/pull%3f", "/api/pull%23", "/api/%2570ull", "/api/chat/%252e%252e/pull", "/api%252fpull", "/api/pull.", "/api\\pull", "/api/..;/api/pull",
-            "/api/\u043full".encode().decode("latin-1"), "/api/%c0%aepull", "/api/%ef%bc%8fpull", "/api", "/v1", "/", "/_malformed", "/_oauth2", "/@refuse",
+            "/api/Pull", "/api/pull%3f", "/api/pull%23", "/api/%2570ull", "/api/chat/%252e%252e/pull", "/api%252fpull", "/api/pull.",
+            "/api\\pull", "/api/..;/api/pull", "/api/\u043full", "/api/%c0%aepull", "/api/%ef%bc%8fpull", "/api", "/v1", "/", "/_malformed", "/_oauth2", "/@refuse",
             "/metrics", "/upstreams", "/ready", "/stub_status", "/api/me", "/api/signout", "/api/user/keys/x", "/api/status", "/api/experimental/web_search",
             "/api/experimental/web_fetch", "/api/experimental/model-recommendations", "/v1/audio/transcriptions", "/v1/files", "/v1/models/",
             "/v1/models/a/b", "/v1/chat/completions/", "/api/blobs", f"/api/blobs/sha256:{ZEROS[1:]}", f"/api/blobs/sha256:{'A' * 64}",
@@ -404,11 +408,11 @@ BODIES = [
     # errors in the form of the API that was called
     *(
         refused(f"model-missing-{path}", 400, "POST", path, b"{}", says=NO_MODEL)
-        for path in ("/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
+        for path in WITH_MODEL
     ),
     *(
         refused(f"model-twice-{path}", 400, "POST", path, b'{"model":"smollm2:135m","model":"other"}', says=TWICE.format("model"))
-        for path in ("/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
+        for path in WITH_MODEL
     ),
     refused("delete-without-a-model", 400, "DELETE", "/api/delete", b"{}", says=NO_MODEL, client="table-admin"),
     refused("delete-without-a-body", 400, "DELETE", "/api/delete", says=NO_OBJECT, client="table-admin"),
@@ -500,7 +504,8 @@ MODELS = [
             ("smollm2:135m@sha256:" + ZEROS, False), ("smollm2:135m ", False), (" smollm2:135m", False), ("smollm2:135m\n", False), ("smollm2:135m\0", False),
             ("\u017fmollm2:135m", False), ("smollm2:135m\u200b", False), ("*", False), ("team*", False), ("team", True), ("x/team/none", True),
             # Ollama takes a scheme in front of the registry: these are the model `other`
-            ("qwen:x://registry.ollama.ai/library/other:8b", True), ("team/x://registry.ollama.ai/library/other", True), ("qwen://registry.ollama.ai/library/other:8b", True),
+            ("qwen:x://registry.ollama.ai/library/other:8b", True), ("team/x://registry.ollama.ai/library/other", True),
+            ("qwen://registry.ollama.ai/library/other:8b", True),
             # and these are of another registry
             ("qwen.example:8443/some/model:8b", True), ("libx.example/some/model", True), ("qwen:4b", True), ("qwen2.5:8b-cloud", True),
             ("some/libnone", True), ("library/some/libnone", True), ("x" * 300, False),
@@ -557,7 +562,10 @@ LIMITED = {"model": MODEL, "options": {"num_predict": 16}}
 OPTIONS = [
     *(
         refused(f"keep-alive-{value}", 403, "POST", path, {"model": MODEL, "keep_alive": value}, says="keep_alive needs the class admin")
-        for value, path in ((0, "/api/generate"), (-1, "/api/chat"), ("5m", "/api/embed"), ("24h", "/api/embeddings"), (None, "/api/chat"), ("1m", "/v1/chat/completions"), (1, "/v1/messages"))
+        for value, path in (
+            (0, "/api/generate"), (-1, "/api/chat"), ("5m", "/api/embed"), ("24h", "/api/embeddings"), (None, "/api/chat"), ("1m", "/v1/chat/completions"),
+            (1, "/v1/messages"),
+        )
     ),
     refused("keep-alive-by-an-escape", 403, "POST", "/api/chat", b'{"model":"smollm2:135m","keep\\u005falive":0}', says="keep_alive needs the class admin"),
     *(
@@ -578,7 +586,8 @@ CAPS = [
     capped("cap-options-of-blanks", "/api/chat", options("{ \n }"), LIMITED),
     capped("cap-options-null", "/api/chat", options("null"), LIMITED),
     capped("cap-null", "/api/chat", options('{"num_predict":null}'), LIMITED),
-    capped("cap-null-and-more", "/api/chat", options('{"seed":1,"num_predict": null ,"top_k":2}'), {"model": MODEL, "options": {"seed": 1, "num_predict": 16, "top_k": 2}}),
+    capped("cap-null-and-more", "/api/chat", options('{"seed":1,"num_predict": null ,"top_k":2}'),
+           {"model": MODEL, "options": {"seed": 1, "num_predict": 16, "top_k": 2}}),
     capped("cap-beside-others", "/api/chat", options('{"seed":1}'), {"model": MODEL, "options": {"seed": 1, "num_predict": 16}}),
     capped("cap-kept", "/api/chat", options('{"num_predict":8}')),
     capped("cap-reached", "/api/chat", options('{"num_predict":16}')),
@@ -591,7 +600,8 @@ CAPS = [
         beyond(f"cap-{value}", "/api/chat", options(f'{{"num_predict":{value}}}'), cap("num_predict"))
         for value in (
             # 0 and what is cut to it is no limit for Ollama
-            "17", "-1", "-2", "0", "0.5", "-0", "0e9", "16.5", "1e9", "1e400", "99999999999999999999", '"8"', '"17"', "true", "[8]", '{"a":8}', "NaN", "Infinity", "0x8f",
+            "17", "-1", "-2", "0", "0.5", "-0", "0e9", "16.5", "1e9", "1e400", "99999999999999999999",
+            '"8"', '"17"', "true", "[8]", '{"a":8}', "NaN", "Infinity", "0x8f",
         )
     ),
     beyond("cap-by-an-escape", "/api/chat", options('{"num\\u005fpredict":99}'), cap("num_predict")),
@@ -600,7 +610,8 @@ CAPS = [
     capped("cap-openai", "/v1/chat/completions", {k: v for k, v in TALK.items() if k != "max_tokens"}, {**TALK, "max_tokens": 16}),
     capped("cap-openai-null", "/v1/chat/completions", {**TALK, "max_tokens": None}, {**TALK, "max_tokens": 16}),
     capped("cap-openai-kept", "/v1/chat/completions", {**TALK, "max_tokens": 3}),
-    capped("cap-openai-new-name", "/v1/chat/completions", {**TALK, "max_tokens": None, "max_completion_tokens": 3}, {**TALK, "max_tokens": 3, "max_completion_tokens": 3}),
+    capped("cap-openai-new-name", "/v1/chat/completions", {**TALK, "max_tokens": None, "max_completion_tokens": 3},
+           {**TALK, "max_tokens": 3, "max_completion_tokens": 3}),
     *(beyond(f"cap-openai-{value}", "/v1/chat/completions", {**TALK, "max_tokens": value}, cap("max_tokens")) for value in (17, -1, 0, "3", 1e9)),
     *(
         beyond(f"cap-openai-new-name-{value}", "/v1/chat/completions", {**TALK, "max_completion_tokens": value}, cap("max_completion_tokens"))
@@ -611,7 +622,8 @@ CAPS = [
     capped("cap-responses", "/v1/responses", {"model": MODEL, "input": "hi"}, {"model": MODEL, "input": "hi", "max_output_tokens": 16}),
     beyond("cap-responses-beyond", "/v1/responses", {"model": MODEL, "input": "hi", "max_output_tokens": 17}, cap("max_output_tokens")),
     beyond("cap-responses-0", "/v1/responses", {"model": MODEL, "input": "hi", "max_output_tokens": 0}, cap("max_output_tokens")),
-    capped("cap-responses-by-the-wrong-name", "/v1/responses", {"model": MODEL, "input": "hi", "max_tokens": 3}, {"model": MODEL, "input": "hi", "max_tokens": 3, "max_output_tokens": 16}),
+    capped("cap-responses-by-the-wrong-name", "/v1/responses", {"model": MODEL, "input": "hi", "max_tokens": 3},
+           {"model": MODEL, "input": "hi", "max_tokens": 3, "max_output_tokens": 16}),
     capped("cap-messages", "/v1/messages", {k: v for k, v in TALK.items() if k != "max_tokens"}, {**TALK, "max_tokens": 16}),
     beyond("cap-messages-beyond", "/v1/messages", {**TALK, "max_tokens": 17}, cap("max_tokens")),
     beyond("cap-messages-twice", "/v1/messages", b'{"model":"smollm2:135m","max_tokens":3,"max_tokens":99}', TWICE.format("max_tokens")),
@@ -619,7 +631,9 @@ CAPS = [
     capped("context-null", "/api/chat", options('{"num_ctx":null,"num_predict":8}')),
     *(
         beyond(f"context-{value}", path, options(f'{{"num_ctx":{value}}}'), cap("num_ctx", 2048))
-        for value, path in (("2049", "/api/chat"), ("-1", "/api/generate"), ("0", "/api/chat"), ('"2048"', "/api/chat"), ("1e6", "/api/embed"), ("2048.5", "/api/embeddings"))
+        for value, path in (
+            ("2049", "/api/chat"), ("-1", "/api/generate"), ("0", "/api/chat"), ('"2048"', "/api/chat"), ("1e6", "/api/embed"), ("2048.5", "/api/embeddings"),
+        )
     ),
     capped("no-cap-for-embeddings", "/api/embed", {"model": EMBEDDER, "input": "hi"}),
 ]
@@ -635,6 +649,8 @@ HEADERS = [
     passes("x-forwarded-for-twice", "GET", VERSION, None, "X-Forwarded-For: 10.0.0.1", "X-Forwarded-For: 127.0.0.1, 10.0.0.2"),
     passes("connection-names-a-header", "GET", VERSION, None, "Connection: Host, X-Request-ID, Authorization"),
     passes("many-headers", "GET", VERSION, None, *(f"X-Header-{number}: 1" for number in range(80))),
+    # it would stand in Ollama's log
+    passes("query", "GET", f"{VERSION}?x=y", reached=VERSION),
     passes("other-host-in-a-header", "GET", VERSION, None, "X-Host: evil.example", "Forwarded: host=evil.example;for=10.0.0.1"),
 ]
 
@@ -729,7 +745,8 @@ SMUGGLING = [
     raw("localhost-by-number", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:11434\r\n\r\n"),
     raw("other-host-beside-the-target", b"GET https://<name>/api/version HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
         200, reached=(REACHED_VERSION,)),
-    raw("host-with-a-port-and-a-dot", b"GET /api/version HTTP/1.1\r\nHost: <name>.:1\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n", 200, reached=(REACHED_VERSION,)),
+    raw("host-with-a-port-and-a-dot", b"GET /api/version HTTP/1.1\r\nHost: <name>.:1\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
+        200, reached=(REACHED_VERSION,)),
     raw("old-http-without-a-host", b"GET /health HTTP/1.0\r\n\r\n"),
     raw("first-http", b"GET /health\r\n"),
 ]
