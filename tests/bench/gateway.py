@@ -37,6 +37,7 @@ from local import HOST, LocalGateway, free_port, nginx, upstream_hosts  # noqa: 
 WANTED = {
     "added to a request, p50 (ms)": 1.0,
     "added CPU of a request (us)": 60.0,
+    "added CPU of a request with a long answer (us)": 250.0,
     "added time to the first token, p50 (ms)": 1.0,
     "added lag of a streamed piece, p50 (ms)": 1.0,
     "CPU of a streamed piece, ratio to plain": 1.5,
@@ -53,6 +54,12 @@ ANSWER = json.dumps({
     "done_reason": "stop", "total_duration": 900000000, "prompt_eval_count": 26, "prompt_eval_duration": 90000000, "eval_count": 40,
     "eval_duration": 800000000,
 })
+# long ones, whose tokens are found by other names than Ollama's own, or are in part not there
+LONG_ANSWERS = {
+    "/v1/chat/completions": json.dumps({"choices": [{"message": {"role": "assistant", "content": "word " * 1600}}], "usage": {
+        "prompt_tokens": 26, "completion_tokens": 40}}),
+    "/api/embed": json.dumps({"model": "bench:1b", "embeddings": [[0.0123] * 1000], "prompt_eval_count": 66}),
+}
 PROMPT = "Why is the sky blue? " * 20
 Figures = dict[str, float]
 
@@ -62,10 +69,10 @@ def key(number: int) -> str:
     return hashlib.sha256(f"bench {number}".encode()).hexdigest()
 
 
-def request(number: int = 0, model: str = "bench:1b", pieces: int = 0) -> bytes:
+def request(number: int = 0, model: str = "bench:1b", pieces: int = 0, path: str = "/api/chat") -> bytes:
     """A POST, as a client of that number sends it; pieces: of a stream."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": bool(pieces), "options": {"num_predict": pieces}})
-    head = f"POST /api/chat HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {key(number)}\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {key(number)}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
@@ -155,6 +162,13 @@ def memory(pid: int) -> float:
     found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     assert found
     return int(found[1]) / 1024
+
+
+def canned(location: str, answer: str) -> str:
+    """A location that answers so. nginx takes no word of 4 KiB or more."""
+    parts = [answer[start:start + 3000] for start in range(0, len(answer), 3000)]
+    values = "".join(f"set $part{number} '{part}';\n" for number, part in enumerate(parts))
+    return f"location {location} {{\n{values}return 200 {''.join(f'$part{number}' for number in range(len(parts)))};\n}}\n"
 
 
 class Target(NamedTuple):
@@ -322,6 +336,16 @@ def measure_requests(context: ssl.SSLContext, targets: dict[str, Target], rounds
     }
 
 
+def measure_long_answers(context: ssl.SSLContext, plain: Target, gateway: Target, rounds: int) -> Figures:
+    """The token tap reads the end of each answer."""
+    added = {}
+    for path in LONG_ANSWERS:
+        requests = [request(path=path)] * 100
+        added[path] = median(run(context, gateway, requests, 8)[1] - run(context, plain, requests, 8)[1] for _round in range(rounds))
+    print("\nanswers of 8 KiB, added CPU: " + "; ".join(f"{path} {cost:.0f} us" for path, cost in added.items()))
+    return {"added CPU of a request with a long answer (us)": max(added.values())}
+
+
 def measure_streams(context: ssl.SSLContext, targets: list[Target], rounds: int) -> Figures:
     """Streams through both at once, so that both meet the same machine."""
     first: dict[str, list[float]] = {target.name: [] for target in targets}
@@ -444,7 +468,7 @@ def rig(folder: Path) -> Iterator[tuple[dict[str, LocalGateway], list[Target]]]:
     tls = gateways["gateway"].folder / "tls"
     with contextlib.ExitStack() as stack:
         static = Nginx(folder / "static", "server {\n" + "\n".join(f"listen 127.0.1.{number}:{static_port};" for number in range(1, 101))
-                       + f"\ndefault_type application/json;\nlocation / {{ return 200 '{ANSWER}'; }}\n}}")
+                       + "\ndefault_type application/json;\n" + canned("/", ANSWER) + "".join(canned(f"= {path}", answer) for path, answer in LONG_ANSWERS.items()) + "}")
         stack.callback(static.stop)
         streams = stack.enter_context(subprocess.Popen([sys.executable, __file__, "--serve", str(stream_port)]))
         stack.callback(streams.kill)
@@ -510,6 +534,7 @@ def measure(gateways: dict[str, LocalGateway], plains: list[Target], rounds: int
         here = asked + (1008 if name == "1,000 clients" else 0)
         if tokens(gateway) != here * (26 + 40) or len(gateway.log()) != here:
             raise SystemExit(f"{name} counted {tokens(gateway)} tokens and logged {len(gateway.log())} of {here} requests")
+    figures |= measure_long_answers(context, plains[0], targets["gateway"], max(3, rounds // 3))
     figures |= measure_streams(context, [plains[1], targets["gateway"]], 4)
     figures |= measure_scrapes(context, plains[1], gateways["1,000 clients"], targets["1,000 clients"])
     figures["memory of a worker for 1,000 clients (MiB)"] = memories["1,000 clients"] - memories["gateway"]
