@@ -464,11 +464,14 @@ def rig(folder: Path) -> Iterator[tuple[dict[str, LocalGateway], list[Target]]]:
         return LocalGateway(folder / name, upstream_hosts([static_port] * hosts + [stream_port], **options), workers=1, ollama_gateway_clients=[
             {"name": f"client-{number}", "key": key(number), **limits} for number in range(clients)])
 
-    gateways = {"gateway": make("one", 1, 1), "1,000 clients": make("clients", 1, 1000), "10 hosts": make("ten", 10, 1), "100 hosts": make("hundred", 100, 1)}
+    gateways = {
+        "gateway": make("one", 1, 1), "1,000 clients": make("clients", 1, 1000), "10 hosts": make("ten", 10, 1), "100 hosts": make("hundred", 100, 1),
+    }
     tls = gateways["gateway"].folder / "tls"
     with contextlib.ExitStack() as stack:
         static = Nginx(folder / "static", "server {\n" + "\n".join(f"listen 127.0.1.{number}:{static_port};" for number in range(1, 101))
-                       + "\ndefault_type application/json;\n" + canned("/", ANSWER) + "".join(canned(f"= {path}", answer) for path, answer in LONG_ANSWERS.items()) + "}")
+                       + "\ndefault_type application/json;\n" + canned("/", ANSWER)
+                       + "".join(canned(f"= {path}", answer) for path, answer in LONG_ANSWERS.items()) + "}")
         stack.callback(static.stop)
         streams = stack.enter_context(subprocess.Popen([sys.executable, __file__, "--serve", str(stream_port)]))
         stack.callback(streams.kill)
