@@ -151,6 +151,12 @@ http {{
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries} if self.prefix != Path("/") else dict(os.environ)
         return [str(self.prefix / "usr/sbin/nginx"), "-c", str(self.folder / "nginx.conf"), "-e", str(self.folder / "logs/main.log"), *arguments], environment
 
+    def run(self, *arguments: str) -> str:
+        """What nginx says when it is called with arguments, such as -t."""
+        command, environment = self._command(*arguments)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
     def start(self) -> "LocalGateway":
         """Start nginx and wait for it."""
         command, environment = self._command()

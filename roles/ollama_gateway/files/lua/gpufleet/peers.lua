@@ -15,6 +15,7 @@ local M = {}
 local PROBE_SECONDS, PROBE_TIMEOUT_MS = 5, 2000
 -- a probe that fails once may have met a busy host
 local PROBE_FAILURES = 2
+local TROUBLE, TROUBLE_SECONDS = "trouble", 600
 
 local settings, peers, by_id, hosts
 local dict
@@ -69,9 +70,15 @@ function M.init(given)
   return peers
 end
 
--- Why an instance gets no requests: "drained", "down", or nil
-function M.problem(peer)
+-- Said before any instance is marked as down, and kept for longer than such a mark: while it is not there, nobody need look for marks.
+local function note_trouble()
+  dict:set(TROUBLE, true, max(TROUBLE_SECONDS, 2 * settings.fail_timeout))
+end
+
+-- Why an instance gets no requests: "drained", "down", or nil. calm: nothing is marked as down.
+function M.problem(peer, calm)
   if drained[peer.host] then return "drained" end
+  if calm then return end
   if dict:get(peer.down) or (dict:get(peer.probed) or 0) >= PROBE_FAILURES then return "down" end
 end
 
@@ -159,9 +166,10 @@ local METHODS = {
 -- Choose one of a pool, without those in `tried`. Returns it, and whether there is another one.
 local function choose(pool, tried)
   local primary, backup, last = {}, {}, {}
+  local calm = not dict:get(TROUBLE)
   for _, peer in ipairs(pool) do
     if not tried[peer.id] then
-      local problem = M.problem(peer)
+      local problem = M.problem(peer, calm)
       if problem == "down" then
         last[#last + 1] = peer
       elseif not problem then
@@ -182,6 +190,7 @@ function M.failed(peer)
   metrics.count("f", 1, peer.host, peer.instance)
   local count = dict:incr(peer.failures, 1, 0, settings.fail_timeout) or 0
   if settings.max_fails > 0 and count >= settings.max_fails then
+    note_trouble()
     dict:set(peer.down, true, settings.fail_timeout)
   end
 end
@@ -240,6 +249,7 @@ local function probe(peer)
     dict:delete(peer.probed)
     dict:delete(peer.down)
   else
+    note_trouble()
     dict:incr(peer.probed, 1, 0)
   end
 end

@@ -68,11 +68,11 @@ local function append(ring, from, length)
 end
 
 -- What the end of an answer says: Ollama's own form, OpenAI's, Anthropic's. The text of a model cannot pass for it: quotes in it are
--- escaped; the arguments of a tool call are not, but come before.
+-- escaped; the arguments of a tool call are not, but come before. Without ^ a pattern that is not there would be looked for from every place.
 function M.usage(text)
-  local out = match(text, '.*"eval_count":%s*(%d+)') or match(text, '.*"completion_tokens":%s*(%d+)') or match(text, '.*"output_tokens":%s*(%d+)')
-  local into = match(text, '.*"prompt_eval_count":%s*(%d+)') or match(text, '.*"prompt_tokens":%s*(%d+)') or match(text, '.*"input_tokens":%s*(%d+)')
-  return tonumber(into), tonumber(out), tonumber((match(text, '.*"eval_duration":%s*(%d+)')))
+  local out = match(text, '^.*"eval_count":%s*(%d+)') or match(text, '^.*"completion_tokens":%s*(%d+)') or match(text, '^.*"output_tokens":%s*(%d+)')
+  local into = match(text, '^.*"prompt_eval_count":%s*(%d+)') or match(text, '^.*"prompt_tokens":%s*(%d+)') or match(text, '^.*"input_tokens":%s*(%d+)')
+  return tonumber(into), tonumber(out), tonumber((match(text, '^.*"eval_duration":%s*(%d+)')))
 end
 
 -- body filter: take a chunk. Returns its length, and whether it is the last.
