@@ -158,9 +158,3 @@ def test_the_scan_sees_globals(tmp_path: Path) -> None:
     path = tmp_path / "x.lua"
     path.write_text("local M = {}\nfunction M.f(a)\n  count = (count or 0) + a\n  return function() return missing end\nend\nreturn M\n", encoding="utf-8")
     assert globals_of(luajit.LuaRuntime(), path) == {"write count", "read count", "read missing"}
-
-
-def test_the_role_copies_every_source() -> None:
-    text = (ROOT / "roles/ollama_gateway/vars/main.yml").read_text(encoding="utf-8")
-    listed = re.search(r"__ollama_gateway_lua_files: \[(.*)\]", text)
-    assert listed and sorted(listed[1].split(", ")) == [path.stem for path in SOURCES]
