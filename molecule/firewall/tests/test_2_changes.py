@@ -24,11 +24,12 @@ print(connection.recv(15).decode())
 
 def test_open_connections_survive_what_closes_their_port() -> None:
     """Everything else is dropped: a connection that was open goes on, a new one is refused, SSH, extra rules and name lookups work."""
+    on_host(STRANGER).check_output("rm -f /run/half /run/go")
     with subprocess.Popen(["docker", "exec", "-i", STRANGER, "python3", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         process.stdin.write(SLOW)
         process.stdin.close()
-        on_host(STRANGER).check_output("until [ -e /run/half ]; do sleep 0.1; done")
+        on_host(STRANGER).check_output("timeout 20 sh -c 'until [ -e /run/half ]; do sleep 0.1; done'")
         rules = [{"port": 11434, "networks": [on_host(STRANGER).check_output("hostname -i").split()[0]]}]
         done = converge("--diff", ollama_firewall_default_deny_enabled=True, ollama_firewall_extra_rules=rules)
         assert done.status == 0 and done.says("policy drop;"), done
@@ -51,7 +52,7 @@ def test_rules_come_back_at_boot() -> None:
         time.sleep(0.3)
     assert table(OLLAMA) == before
     assert reached(STRANGER, f"{OLLAMA}:11434", f"{OLLAMA}:8000") == {f"{OLLAMA}:8000"}
-    for verb in ("start", "restart", "reload"):
+    for verb in ("start", "restart", "reload", "stop"):
         on_host(OLLAMA).check_output(f"systemctl {verb} nftables.service && sleep 0.5")
         assert on_host(OLLAMA).check_output(TABLE) == before.strip(), verb
     on_host(OLLAMA).check_output("systemctl reload gpufleet-firewall.service")

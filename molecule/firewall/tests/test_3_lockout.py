@@ -65,8 +65,8 @@ def test_the_first_rules_are_taken_back(over_ssh: Path) -> None:
     host = on_host(STRANGER)
     done = apply(over_ssh, STRANGER, "--check", "--diff")
     assert done.status == 0 and done.says('tcp dport 11434 drop comment "Ollama instance default: nobody else"'), done
-    # the package, the directory, the rules, their load, the unit and its start
-    assert done.changed(STRANGER) == 6
+    # the package, a directory, the rules, their load, another directory, the units and the start
+    assert done.changed(STRANGER) == 7
     assert not host.package("nftables").is_installed and not host.file("/etc/gpufleet").exists
     done = apply(over_ssh, STRANGER, ollama_firewall_ssh_networks=["192.0.2.0/24"])
     assert done.failed_with("so the host went back to those that it had"), done
