@@ -21,6 +21,7 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _model,
     _models,
     _rollout,
+    _routing,
 )
 
 
@@ -52,9 +53,10 @@ class FilterModule:
             _firewall.firewall_ssh_ports,
             _gateway.gateway_clients,
             _gateway.gateway_listeners,
-            _gateway.gateway_rate,
+            _gateway.gateway_oauth2,
             _gateway.gateway_server_names,
             _gateway.gateway_users,
+            _gateway.gateway_zones,
             _lock.lock_document,
             _lock.lock_moves,
             _lock.lockable,
@@ -70,7 +72,6 @@ class FilterModule:
             _model.scrape_targets,
             _model.service_units,
             _model.store_writer,
-            _model.upstreams,
             _model.url_host,
             _models.manifest,
             _models.mirror_store,
@@ -81,5 +82,7 @@ class FilterModule:
             _models.warm_models,
             _rollout.release_report,
             _rollout.rollout_instances,
+            _routing.gateway_routing,
+            _routing.upstreams,
         )
         return {function.__name__: _filter(function) for function in functions}

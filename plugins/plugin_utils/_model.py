@@ -29,7 +29,9 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment impor
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
 
-_INSTANCE_OPTIONS = ("name", "port", "gpus", "models", "models_dir", "environment", "extra_environment", "memory_max", "cpu_quota", "tasks_max")
+_INSTANCE_OPTIONS = (
+    "name", "port", "gpus", "models", "models_dir", "environment", "extra_environment", "memory_max", "cpu_quota", "tasks_max", "weight", "backup",
+)
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)")
 _GPU = re.compile(r"(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?")
@@ -106,8 +108,8 @@ def instances(raw: Any, address: str, models_dir: str = "", store_writer: bool =
     Args: what the inventory says, the C(address) that the host's instances listen on, the host's store (without it no store is
     checked), and whether this host may write to it.
     Instances with one store share it. The first of them is its only writer: a second one would remove what the first is pulling.
-    Returns dicts of name, port, address, url, unit, gpus, environment (variable -> text), models, models_dir, writer (bool) and the
-    limits memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
+    Returns dicts of name, port, address, url, unit, gpus, environment (variable -> text), models, models_dir, writer (bool), weight (count),
+    backup (bool or None) and the limits memory_max (bytes, or with K, M, G, T), cpu_quota (percent, 100 is one core), tasks_max (count), each possibly None.
     """
     if not isinstance(raw, (list, tuple)):
         raise ModelError(f"ollama_instances is {raw!r}: give a list of mappings with name")
@@ -140,6 +142,8 @@ def instances(raw: Any, address: str, models_dir: str = "", store_writer: bool =
             "models": _served(where, item.get("models", "all")),
             "models_dir": store,
             "writer": writer,
+            "weight": integer(f"{where} weight", item.get("weight", 1), 1),
+            "backup": _backup(where, item.get("backup")),
             **_limits(where, item),
         })
     if not result:
@@ -195,6 +199,12 @@ def _limits(where: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_quota": cpu_quota if cpu_quota is None else integer(f"{where} cpu_quota", cpu_quota, 1, ", in percent of one core"),
         "tasks_max": tasks_max if tasks_max is None else integer(f"{where} tasks_max", tasks_max, 16, ", since with fewer threads the server dies at start"),
     }
+
+
+def _backup(where: str, value: Any) -> bool | None:
+    if value not in (None, True, False):
+        raise ModelError(f"{where} backup is {value!r}: give true or false")
+    return value
 
 
 def _served(where: str, value: Any) -> Any:
@@ -337,27 +347,6 @@ def reach_from_elsewhere(host: str, hostvars: Mapping[str, Any]) -> str:
     if loopback:
         raise ModelError(f"the other hosts of the fleet cannot reach {host} by {address}: set ollama_address of {host} in the inventory")
     return address
-
-
-def upstreams(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], gateway: str, own_address: str) -> list[dict[str, Any]]:
-    """Every Ollama instance that a gateway balances over.
-
-    Args: C(hosts) of the Ollama group, the C(hostvars) of all, the name of this C(gateway), and the address that its own
-    instances listen on, if it has any.
-    Returns dicts of host, instance, server (C(address:port) as nginx takes it), models.
-    """
-    result = []
-    for host in hosts:
-        values = hostvars[host]
-        address = own_address if host == gateway else (values.get("ollama_listen_address") or reach_from_elsewhere(host, values))
-        for item in instances(values.get("ollama_instances") or DEFAULT_INSTANCES, address):
-            result.append({
-                "host": host,
-                "instance": item["name"],
-                "server": f"{url_host(address)}:{item['port']}",
-                "models": item["models"],
-            })
-    return result
 
 
 def scrape_targets(

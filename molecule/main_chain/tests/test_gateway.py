@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 from typing import Any, NamedTuple
 
@@ -45,6 +46,10 @@ class Gateway:
     def journal(self) -> str:
         """What nginx says, for a failed assertion."""
         return self.host.run("journalctl --no-pager -n 20 -u nginx; tail -n 20 /var/log/nginx/*error.log").stdout
+
+    def metrics(self) -> str:
+        """What it says of itself."""
+        return self.host.check_output("curl -sS --max-time 10 http://$(hostname -i):9113/metrics")
 
     def curl(self, *arguments: str) -> str:
         """The command line of curl for this gateway."""
@@ -146,24 +151,22 @@ def test_ways_to_send_credentials(gateway: Gateway) -> None:
     ("method", "path"),
     [
         ("POST", "/api/pull"),
-        ("POST", "/api/push"),
-        ("POST", "/api/create"),
-        ("POST", "/api/copy"),
         ("DELETE", "/api/delete"),
         ("POST", "/api/blobs/sha256:" + 64 * "0"),
         ("GET", "/api/ps"),
-        ("POST", "/api/me"),
         # other ways to write /api/pull and /api/ps
         ("POST", "//api/pull"),
         ("POST", "/api/chat/../pull"),
         ("POST", "/api/%70ull"),
-        ("POST", "/api/chat/%2e%2e/pull"),
-        ("POST", "/api/chat%2f..%2fpull"),
-        ("POST", "/API/PULL"),
         ("GET", "/v1/models/..%2f..%2fapi%2fps"),
-        ("GET", "/v1/models/%0d%0aX-Injected:%201"),
     ],
 )
+def test_what_changes_models_needs_the_class_admin(gateway: Gateway, method: str, path: str) -> None:
+    answer = gateway.call(path, "-X", method, *(post({"model": "x"}) if method != "GET" else []))
+    assert answer.status == 403 and "the class admin" in answer.body, answer
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/me"), ("POST", "/API/PULL"), ("GET", "/v1/models/%0d%0aX-Injected:%201"), ("GET", "/")])
 def test_what_is_not_served_is_not_found(gateway: Gateway, method: str, path: str) -> None:
     answer = gateway.call(path, "-X", method, *(post({"model": "x"}) if method != "GET" else []))
     assert answer.status == 404 and "not found" in answer.body, answer
@@ -201,14 +204,22 @@ def test_an_unknown_name_gets_nothing(gateway: Gateway) -> None:
     assert "ok" not in foreign.stdout
 
 
+def files_with(secret: str) -> dict[str, str]:
+    """The files, the lines of the journal and the processes of every host that hold a text, by host."""
+    # in two parts, so that the search does not find itself
+    pattern = f"[{secret[0]}]{secret[1:]}"
+    script = (
+        f"grep -rlaE -D skip -e '{pattern}' /etc /var /run /opt /root /home /srv /tmp 2>/dev/null; "
+        f"journalctl --no-pager | grep -E -e '{pattern}'; ps -eo args | grep -E -e '{pattern}' | grep -v grep"
+    )
+    found = {name: runner.get_host(name).run("bash -c %s", script).stdout for name in runner.get_hosts("all")}
+    return {name: text for name, text in found.items() if text}
+
+
 def test_keys_and_passwords_are_nowhere(gateway: Gateway) -> None:
     for secret in gateway.secrets:
-        # in two parts, so that the search does not find itself
-        pattern = f"[{secret[0]}]{secret[1:]}"
-        found = gateway.host.run("grep -rlE -e %s /etc /var/log /run/log /opt /root /home 2>/dev/null", pattern)
-        assert found.stdout == "", found.stdout
-        processes = gateway.host.run("ps -eo args | grep -E -e %s", pattern).stdout
-        assert not [line for line in processes.splitlines() if "grep" not in line]
+        assert not files_with(secret)
+        assert secret not in gateway.metrics()
 
 
 @pytest.mark.parametrize(("file", "mode"), [("clients.json", 0o600), ("htpasswd", 0o640), ("tls/server.key", 0o600), ("tls", 0o700)])
@@ -217,10 +228,20 @@ def test_secrets_are_closed(gateway: Gateway, file: str, mode: int) -> None:
     assert (found.mode, found.user) == (mode, "root")
 
 
-def test_the_log_names_the_client_and_holds_no_prompt(gateway: Gateway) -> None:
-    mark = "a-prompt-that-must-not-be-logged"
-    gateway.call(f"/api/generate?query={mark}", *post({"model": gateway.models[0], "prompt": mark, "stream": False, "options": {"num_predict": 1}}))
+def test_the_log_names_the_client_and_no_host_keeps_a_prompt(gateway: Gateway) -> None:
+    mark = f"a-prompt-of-{secrets.token_hex(6)}-that-must-not-be-kept"
+    ask = {"model": gateway.models[0], "prompt": mark, "stream": False, "options": {"num_predict": 1}}
+    gateway.call(f"/api/generate?query={mark}", *post(ask))
     lines = gateway.host.run("tail -n 50 /var/log/nginx/gpufleet-gateway.log").stdout.splitlines()
     entry = [json.loads(line) for line in lines if '"/api/generate"' in line][-1]
     assert entry["client"] == "team-a" and entry["status"] == 200 and entry["route"] == "/api/generate", entry
-    assert gateway.host.run("grep -rl %s /var/log", mark).stdout == ""
+    assert entry["model"] == gateway.models[0] and entry["tokens_out"] == "1" and entry["id"], entry
+    # refused ones, one that is too large for the memory, and one that Ollama refuses
+    for body in ({**ask, "model": ""}, {**ask, "options": {"num_gpu": 1}}, {**ask, "model": "no-such-model"}):
+        assert gateway.call("/v1/chat/completions", *post(body)).status in (400, 403, 404)
+    assert gateway.call("/api/embed", *post({"model": "all-minilm", "input": mark})).status == 200
+    fill = f"python3 -c 'import json; print(json.dumps(dict(model=\"no-such-model\", prompt=\"{mark} \" * 60000)))'"
+    sent = gateway.curl("-o", "/dev/null", "-w", "%{http_code}", "-H", f"Authorization: Bearer {gateway.key}", "-d", "@-", f"https://{gateway.name}/api/generate")
+    assert gateway.host.check_output("bash -c %s", f"{fill} | {sent}") == "404"
+    assert not files_with(mark)
+    assert mark not in gateway.metrics()

@@ -16,7 +16,8 @@ import testinfra.utils.ansible_runner
 runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
 OLLAMA = sorted(runner.get_hosts("ollama"))
 MONITORING = sorted(runner.get_hosts("monitoring"))
-EVERY = sorted(set(OLLAMA) | set(MONITORING) | set(runner.get_hosts("gateway")))
+GATEWAYS = sorted(runner.get_hosts("gateway"))
+EVERY = sorted(set(OLLAMA) | set(MONITORING) | set(GATEWAYS))
 
 # the rest of the chain may have been up for no more than a scrape interval
 PATIENCE_SECONDS = 45
@@ -24,6 +25,7 @@ PATIENCE_SECONDS = 45
 LISTENERS = (
     [(host, "prometheus-node-exporter.service", 9100) for host in EVERY]
     + [(host, "ollama_exporter.service", 9778) for host in OLLAMA]
+    + [(host, "nginx.service", 9113) for host in GATEWAYS]
     + [(host, "prometheus.service", 9090) for host in MONITORING]
 )
 
@@ -54,14 +56,14 @@ def until(ask, good):
 
 @pytest.mark.parametrize("name", MONITORING)
 def test_every_target_is_up(name: str) -> None:
-    wanted = {("prometheus", name)} | {("node", host) for host in EVERY} | {("ollama", host) for host in OLLAMA}
+    wanted = {("gateway", host) for host in GATEWAYS} | {("prometheus", name)} | {("node", host) for host in EVERY} | {("ollama", host) for host in OLLAMA}
 
     def health() -> dict[tuple[str, str], tuple[str, str]]:
         targets = prometheus(name, "targets", state="active")["activeTargets"]
         found = {
             (target["labels"]["job"], target["labels"]["host"]): (target["health"], target["lastError"])
             for target in targets
-            if target["labels"]["job"] in ("prometheus", "node", "ollama")
+            if target["labels"]["job"] in ("prometheus", "node", "ollama", "gateway")
         }
         return {target: found.get(target, ("missing", "")) for target in wanted | set(found)}
 
