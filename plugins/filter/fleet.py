@@ -11,7 +11,18 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout, _routing
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
+    _capacity,
+    _checksums,
+    _firewall,
+    _gateway,
+    _lock,
+    _mirror,
+    _model,
+    _models,
+    _rollout,
+    _routing,
+)
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,6 +46,11 @@ class FilterModule:
         functions = (
             _capacity.capacity_report,
             _checksums.release_checksums,
+            _firewall.firewall_advice,
+            _firewall.firewall_names,
+            _firewall.firewall_rules,
+            _firewall.firewall_services,
+            _firewall.firewall_ssh_ports,
             _gateway.gateway_clients,
             _gateway.gateway_listeners,
             _gateway.gateway_oauth2,
