@@ -2,7 +2,7 @@
 
 A stand-in does what the field C(act) of a request's body tells it, which Ollama would ignore:
 C(chunks) pieces, C(delay) seconds before each, C(wait) seconds before the first byte, C(status), C(die_after) pieces (the connection
-breaks off), C(close) (no answer at all), C(tokens): [in, out] that the answer reports, C(usage): false for none.
+breaks off), C(hold) (a piece now and then until C(released) is set), C(close) (no answer at all), C(tokens): [in, out] that the answer reports, C(usage): false for none.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson" if self.path.startswith("/api/") else "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        while act.get("hold") and not self.server.stand_in.released.wait(0.5):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(pieces[0]), pieces[0]))
         for number, piece in enumerate([*pieces, last]):
             self._pause(act.get("delay", 0))
             if number == act.get("die_after"):
@@ -143,6 +145,7 @@ class StandIn:
         self.cancelled: list[float] = []
         self.connections: set[socket.socket] = set()
         self.lock = threading.Lock()
+        self.released = threading.Event()
         self.running, self.most = 0, 0
         self.probe_status, self.probe_delay = 200, 0.0
         self._server: _Server | None = None
@@ -169,6 +172,7 @@ class StandIn:
         """Be as new."""
         self.hits.clear()
         self.cancelled.clear()
+        self.released.clear()
         self.most, self.probe_status, self.probe_delay = 0, 200, 0.0
         self.start()
 
@@ -193,7 +197,7 @@ class Caller:
         self.port = port
         self.context = ssl.create_default_context(cafile=ca)
 
-    def connect(self, address: str = "127.0.0.1", timeout: float = 15) -> http.client.HTTPSConnection:
+    def connect(self, address: str = "127.0.0.1", timeout: float = 30) -> http.client.HTTPSConnection:
         """A connection, from an address of the loopback network."""
         connection = http.client.HTTPSConnection("localhost", self.port, context=self.context, timeout=timeout, source_address=(address, 0))
         connection.connect()
