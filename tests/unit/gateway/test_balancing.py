@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Fleet, eventually, key
+from fleet import Fleet, key
+from stand_in import eventually
 
 TEAM = key("team")
 

@@ -10,8 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Fleet, eventually, key
-from stand_in import Answer
+from fleet import Fleet, key
+from stand_in import Answer, eventually
 
 
 def statuses(fleet: Fleet, client: str, count: int) -> list[int]:

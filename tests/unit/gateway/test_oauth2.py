@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import local
 import pytest
-from conftest import Fleet, eventually, key
+from fleet import Fleet, key
+from stand_in import eventually
 
 PASSWORD = "p" * 24
 GOOD_COOKIE, GOOD_TOKEN = "_oauth2_proxy=good", "Bearer eyJ.good.token"

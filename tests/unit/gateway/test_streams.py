@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import Fleet, eventually, key
+from fleet import Fleet, key
+from stand_in import eventually
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _gateway
 
