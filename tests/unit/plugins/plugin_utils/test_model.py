@@ -267,21 +267,6 @@ def test_refused_mounts(mount: Any, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_upstreams() -> None:
-    """Every instance of every host, by the address that its host is reached by."""
-    hostvars: dict[str, dict[str, Any]] = {
-        "gpu1": {},
-        "gpu2": {"ansible_host": "10.0.0.2", "ollama_instances": [{"name": "a"}, {"name": "b", "port": 11500, "models": ["m"]}]},
-        "gpu3": {"ollama_listen_address": "fd00::3"},
-        "gw": {},
-    }
-    found = _model.upstreams(["gpu1", "gpu2", "gpu3", "gw"], hostvars, "gw", "127.0.0.1")
-    assert [item["server"] for item in found] == ["gpu1:11434", "10.0.0.2:11434", "10.0.0.2:11500", "[fd00::3]:11434", "127.0.0.1:11434"]
-    assert found[2]["models"] == ["m"]
-    with pytest.raises(_model.ModelError, match="set ollama_address of gpu1"):
-        _model.upstreams(["gpu1"], {"gpu1": {"ansible_host": "127.0.0.1"}}, "gw", "")
-
-
 def test_scrape_targets() -> None:
     """The management address first, then what the host is reached by; the port that the inventory gives the host."""
     hostvars = {"a": {"ollama_management_address": "10.1.0.1"}, "b": {"ansible_host": "10.0.0.2"}, "c": {"ollama_address": "c.lan", "x_port": 9200}, "d": {}}
