@@ -42,6 +42,8 @@ def test_default_instance() -> None:
         "models": "all",
         "models_dir": "/store",
         "writer": True,
+        "weight": 1,
+        "backup": None,
         "memory_max": None,
         "cpu_quota": None,
         "tasks_max": None,
