@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,19 @@ from fleet import Fleet  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def start_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fleet]]:
+def start_fleet() -> Iterator[Callable[..., Fleet]]:
     """Start gateways with options of the role."""
     if local.nginx() is None:
         pytest.skip("there is no nginx with its Lua module on this machine")
-    running: list[Fleet] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(**options: Any) -> Fleet:
-        running.append(Fleet(tmp_path_factory.mktemp("gateway"), **options))
-        return running[-1]
+        def start(**options: Any) -> Fleet:
+            # not within pytest's folder: every pytest that starts closes it to others, and the workers are another user
+            fleet = Fleet(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-"))), **options)
+            stack.callback(fleet.close)
+            return fleet
 
-    yield start
-    for fleet in running:
-        fleet.close()
+        yield start
 
 
 @pytest.fixture(scope="session")
