@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,15 @@ class Fleet:
             upstream.reset()
         self.gateway.start()
         return self
+
+    def slow_chats(self, api_key: str, count: int, seconds: float) -> list[threading.Thread]:
+        """Chats that are under way when this returns, each in a thread."""
+        threads = []
+        for number in range(count):
+            threads.append(threading.Thread(target=self.caller.chat, args=(api_key,), kwargs={"wait": seconds}))
+            threads[-1].start()
+            assert eventually(lambda wanted=number + 1: sum(upstream.running for upstream in self.upstreams) == wanted)
+        return threads
 
     def spread(self) -> list[int]:
         """How many requests each stand-in got."""

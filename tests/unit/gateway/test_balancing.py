@@ -7,7 +7,6 @@ import threading
 import time
 from typing import Any
 
-import pytest
 from fleet import Fleet, key
 from stand_in import eventually
 
@@ -25,16 +24,6 @@ def balance(fleet: Fleet, method: str, **weights: int) -> None:
     fleet.gateway.start()
 
 
-def slow_chats(fleet: Fleet, count: int, seconds: float) -> list[threading.Thread]:
-    """Chats that are under way when this returns, each in a thread."""
-    threads = []
-    for number in range(count):
-        threads.append(threading.Thread(target=fleet.caller.chat, args=(TEAM,), kwargs={"wait": seconds}))
-        threads[-1].start()
-        assert eventually(lambda wanted=number + 1: sum(upstream.running for upstream in fleet.upstreams) == wanted)
-    return threads
-
-
 def join(threads: list[threading.Thread]) -> None:
     """Wait for all."""
     for thread in threads:
@@ -42,14 +31,14 @@ def join(threads: list[threading.Thread]) -> None:
 
 
 def test_least_conn_counts_running_requests_over_all_workers(fleet: Fleet) -> None:
-    join(slow_chats(fleet, 9, 2))
+    join(fleet.slow_chats(TEAM, 9, 2))
     assert fleet.spread() == [3, 3, 3, 0]
     assert [upstream["inflight"] for upstream in json.loads(fleet.gateway.management("/upstreams"))] == [0, 0, 0, 0]
 
 
 def test_least_conn_by_weight(fleet: Fleet) -> None:
     balance(fleet, "least_conn", gpu1=4)
-    join(slow_chats(fleet, 12, 2))
+    join(fleet.slow_chats(TEAM, 12, 2))
     assert fleet.spread() == [8, 2, 2, 0]
 
 
@@ -141,60 +130,13 @@ def test_a_host_that_swallows_packets(fleet: Fleet) -> None:
 
 def test_a_model_goes_only_where_it_lives(fleet: Fleet) -> None:
     for name in ("only2", "ONLY2:latest", "registry.ollama.ai/library/only2"):
-        if name == "registry.ollama.ai/library/only2" or fleet.caller.chat(TEAM, name).status == 200:
-            continue
-        pytest.fail(name)
-    assert fleet.caller.chat(TEAM, "registry.ollama.ai/library/only2").status == 200
+        assert fleet.caller.chat(TEAM, name).status == 200
     assert fleet.spread() == [0, 3, 0, 0]
     fleet.upstreams[1].stop()
     assert fleet.caller.chat(TEAM, "only2").status == 502
     with fleet.drained("gpu2"):
         assert eventually(lambda: fleet.caller.chat(TEAM, "only2").status == 503, 3)
     assert fleet.spread() == [0, 3, 0, 0]
-
-
-def test_a_drained_host_gets_nothing_new(fleet: Fleet) -> None:
-    [running] = slow_chats(fleet, 1, 3)
-    [busy] = [number for number, upstream in enumerate(fleet.upstreams) if upstream.running]
-    with fleet.drained(f"gpu{busy + 1}"):
-        time.sleep(1.5)
-        fleet.clear()
-        for _ in range(12):
-            assert fleet.caller.chat(TEAM).status == 200
-        assert fleet.spread()[busy] == 0 and fleet.states()[busy] == "drained"
-        running.join()
-        assert fleet.logged(status=200)[-1]["completion"] == "OK" and not fleet.upstreams[busy].cancelled
-        # and from the first request after a restart
-        fleet.gateway.stop()
-        fleet.gateway.start()
-        for _ in range(6):
-            assert fleet.caller.chat(TEAM).status == 200
-        assert fleet.spread()[busy] == 0
-    assert eventually(lambda: fleet.caller.chat(TEAM).status == 200 and fleet.spread()[busy] > 0, 4)
-
-
-def test_all_drained(fleet: Fleet) -> None:
-    with fleet.drained("gpu1"), fleet.drained("gpu2"), fleet.drained("gpu3"), fleet.drained("gpu4"):
-        assert eventually(lambda: fleet.caller.chat(TEAM).status == 503, 3)
-        answer = fleet.caller.chat(TEAM, path="/v1/chat/completions")
-        assert (answer.status, answer.headers["retry-after"], answer.data["error"]["code"]) == (503, "5", "unavailable")
-        assert fleet.caller.call("/health").status == 503
-        assert json.loads(fleet.gateway.management("/ready")) == {"usable": 0, "total": 4}
-    assert eventually(lambda: fleet.caller.call("/health").status == 200, 3)
-
-
-def test_probes_mark_down_and_up(fleet: Fleet) -> None:
-    fleet.upstreams[0].probe_status = 500
-    # the first probe is at the start, the second 5 seconds later
-    fleet.gateway.stop()
-    fleet.gateway.start()
-    assert eventually(lambda: fleet.states()[0] == "down", 8)
-    assert fleet.metric('ollama_gateway_upstream_up{host="gpu1",instance="default"}') == 0
-    for _ in range(9):
-        assert fleet.caller.chat(TEAM).status == 200
-    assert fleet.spread()[0] == 0
-    fleet.upstreams[0].probe_status = 200
-    assert eventually(lambda: fleet.states()[0] == "up", 8)
 
 
 def test_the_instance_that_an_admin_asks_for(fleet: Fleet) -> None:
