@@ -96,11 +96,11 @@ class Fleet:
                 return float(line.rpartition(" ")[2])
         return 0
 
-    def logged(self, **fields: Any) -> list[dict[str, Any]]:
-        """The log lines with these fields; waits for one."""
+    def logged(self, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines with these fields; waits until there are as many. A client has its answer before nginx writes the line."""
         def found() -> list[dict[str, Any]]:
             return [line for line in self.gateway.log() if all(line[name] == value for name, value in fields.items())]
-        eventually(found)
+        eventually(lambda: len(found()) >= count)
         return found()
 
     def drained(self, host: str) -> Any:

@@ -33,7 +33,7 @@ def join(threads: list[threading.Thread]) -> None:
 def test_least_conn_counts_running_requests_over_all_workers(fleet: Fleet) -> None:
     join(fleet.slow_chats(TEAM, 9, 2))
     assert fleet.spread() == [3, 3, 3, 0]
-    assert [upstream["inflight"] for upstream in json.loads(fleet.gateway.management("/upstreams"))] == [0, 0, 0, 0]
+    assert eventually(lambda: [upstream["inflight"] for upstream in json.loads(fleet.gateway.management("/upstreams"))] == [0, 0, 0, 0])
 
 
 def test_least_conn_by_weight(fleet: Fleet) -> None:

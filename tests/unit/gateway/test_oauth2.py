@@ -69,7 +69,7 @@ def test_a_cookie_or_a_token_that_the_proxy_takes(oauth2: Fleet) -> None:
         assert (method, path, len(ASKED)) == ("GET", "/oauth2/auth", number)
         assert "content-length" not in headers and "transfer-encoding" not in headers
         assert headers["x-forwarded-uri"] == "/api/chat"
-    lines = oauth2.logged(client="oauth2", status=200)
+    lines = oauth2.logged(2, client="oauth2", status=200)
     assert [(line["user"], line["model"], line["route"], line["tokens_out"], line["key"]) for line in lines] == [("ada", "shared", "/api/chat", "4", "")] * 2
     assert eventually(lambda: oauth2.metric('nginx_http_requests_total{route="/api/chat",status="200",client="oauth2"}') == 2)
     assert oauth2.metric('ollama_gateway_client_generations{client="oauth2"}') == 0

@@ -62,7 +62,7 @@ def test_an_instance_that_dies_in_mid_stream(fleet: Fleet) -> None:
     assert eventually(lambda: fleet.metric('ollama_gateway_stream_outcomes_total{route="/api/chat",outcome="upstream_truncated"}') == 1)
     assert sum(fleet.spread()) == 1
     assert fleet.caller.chat(TEAM).status == 200
-    assert fleet.metric('ollama_gateway_stream_outcomes_total{route="/api/chat",outcome="complete"}') == 1
+    assert eventually(lambda: fleet.metric('ollama_gateway_stream_outcomes_total{route="/api/chat",outcome="complete"}') == 1)
 
 
 def with_keys(fleet: Fleet, keys: list[dict[str, Any]]) -> None:
