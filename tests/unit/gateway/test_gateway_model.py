@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _gateway
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
@@ -17,19 +19,102 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import Mode
 KEY = "k" * 31 + "1"
 OTHER_KEY = "k" * 31 + "2"
 PASSWORD = "p" * 16
+DEFAULTS = {"rate": "10r/s", "burst": 20, "concurrency": "4"}
 
 
-def test_a_client_is_its_name_and_the_sha256_of_its_key() -> None:
-    result = _gateway.gateway_clients([{"name": "b", "key": KEY}, {"name": "a.1-x_y", "key": OTHER_KEY}])
+def clients(*raw: Any) -> list[dict[str, Any]]:
+    """The clients of a gateway with the role's defaults."""
+    return _gateway.gateway_clients(raw, DEFAULTS)
+
+
+def users(*raw: Any, host: str = "h") -> list[dict[str, Any]]:
+    """The users of a gateway that has the client `client`."""
+    return _gateway.gateway_users(raw, [{"name": "client", "key": KEY}], host, DEFAULTS)
+
+
+def digest(key: str) -> str:
+    """As the gateway gets it."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+POLICY = {
+    "classes": ["chat", "embed", "read"], "models": [], "rate": "10r/s", "burst": 20, "zone": "10rs_20", "concurrency": 4, "max_predict": 0,
+    "max_context": 0, "tokens_per_minute": 0, "tokens_per_day": 0,
+}
+
+
+def test_a_client_is_its_name_the_sha256_of_its_keys_and_a_policy() -> None:
+    result = clients({"name": "b", "key": KEY}, {"name": "a.1-x_y", "key": OTHER_KEY, "certificate": "CN=a"})
     assert result == [
-        {"name": "a.1-x_y", "sha256": hashlib.sha256(OTHER_KEY.encode()).hexdigest()},
-        {"name": "b", "sha256": hashlib.sha256(KEY.encode()).hexdigest()},
+        {"name": "a.1-x_y", "keys": [{"sha256": digest(OTHER_KEY), "expires": 0}], "certificate": "CN=a", **POLICY},
+        {"name": "b", "keys": [{"sha256": digest(KEY), "expires": 0}], "certificate": "", **POLICY},
     ]
     assert KEY not in json.dumps(result)
 
 
+def test_a_policy() -> None:
+    given = {
+        "classes": ["admin", "chat", "chat"], "models": ["b:*", "a", "a"], "rate": "30r/m", "burst": "0", "concurrency": 0, "max_predict": "1024",
+        "max_context": 8192, "tokens_per_minute": 5, "tokens_per_day": 6,
+    }
+    [result] = clients({"name": "a", "key": KEY, **given})
+    assert {name: result[name] for name in POLICY} == {
+        **given, "classes": ["chat", "admin"], "models": ["a", "b:*"], "burst": 0, "zone": "30rm_0", "max_predict": 1024,
+    }
+    # the fields that argument_specs complete are none that were given
+    assert clients({"name": "a", "key": KEY, "keys": None, "certificate": None, **dict.fromkeys(given)})[0] == clients({"name": "a", "key": KEY})[0]
+
+
 @pytest.mark.parametrize(
-    ("clients", "sentence"),
+    ("policy", "sentence"),
+    [
+        ({"classes": []}, "classes is \\[\\]: give a list of some of chat, embed, read, admin"),
+        ({"classes": ["chatt"]}, "some of chat, embed"),
+        ({"classes": "chat"}, "classes is 'chat'"),
+        ({"models": "llama3.2"}, "models is 'llama3.2': give a list"),
+        ({"models": ["a b"]}, "models has 'a b'"),
+        ({"models": [""]}, "models has ''"),
+        ({"models": [3.2]}, "models has 3.2"),
+        ({"rate": "10"}, "a: rate is '10'"),
+        ({"rate": 10}, "a: rate is 10"),
+        ({"burst": -1}, "burst is -1"),
+        ({"concurrency": True}, "concurrency is True"),
+        ({"max_predict": 1.5}, "max_predict is 1.5"),
+        ({"max_context": "8k"}, "max_context is '8k'"),
+        ({"tokens_per_minute": "x"}, "tokens_per_minute is 'x'"),
+        ({"tokens_per_day": "1" * 13}, "tokens_per_day is"),
+    ],
+)
+def test_a_wrong_policy(policy: dict, sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence) as caught:
+        clients({"name": "a", "key": KEY, **policy})
+    assert str(caught.value).startswith("ollama_gateway_clients: a: ")
+    with pytest.raises(ModelError, match=sentence.replace("a: ", "u: ")):
+        users({"name": "u", "password": PASSWORD, **policy})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        # as YAML reads them: a date, a time without and with a zone, and text
+        ("2027-01-31", 1801353600), ("2027-01-31T12:00:00Z", 1801396800), ("2027-01-31 12:00:00", 1801396800), ("2027-01-31T14:00:00+02:00", 1801396800),
+        ('"2027-01-31"', 1801353600), ('"2027-01-31T12:00:00Z"', 1801396800), ('"2027-01-31T12:00:00"', 1801396800),
+        ('""', 0), ("null", 0),
+    ],
+)
+def test_when_a_key_ends(text: str, seconds: int) -> None:
+    [client] = clients({"name": "a", "keys": [{"key": KEY, "expires": yaml.safe_load(text)}]})
+    assert client["keys"] == [{"sha256": digest(KEY), "expires": seconds}]
+
+
+def test_keys_for_rotation() -> None:
+    [client] = clients({"name": "a", "key": KEY, "keys": [{"key": OTHER_KEY, "made": "2026-01-01"}, {"sha256": "0" * 64, "expires": "2027-01-31"}]})
+    assert [key["sha256"] for key in client["keys"]] == [digest(KEY), digest(OTHER_KEY), "0" * 64]
+    assert clients({"name": "a", "certificate": "CN=a"})[0]["keys"] == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
     [
         ([{"name": "a", "key": "k" * 31}], "32 to 256"),
         ([{"name": "a", "key": "k" * 257}], "32 to 256"),
@@ -41,22 +126,44 @@ def test_a_client_is_its_name_and_the_sha256_of_its_key() -> None:
         ([{"name": "a\n", "key": KEY}], "entry 1 has the name"),
         ([{"name": 'a"', "key": KEY}], "entry 1 has the name"),
         ([{"key": KEY}], "entry 1 has the name None"),
-        ([{"name": "a"}], "a has no key"),
-        ([{"name": "a", "key": KEY, "clases": []}], "unknown field clases: known are key, name"),
+        ([{"name": "oauth2", "key": KEY}], "rename it"),
+        ([{"name": "a"}], "a has no key: give key, keys or certificate"),
+        ([{"name": "a", "keys": []}], "a has no key"),
+        ([{"name": "a", "key": KEY, "clases": []}], "unknown field clases: known are burst, certificate, classes"),
         ([{"name": "a", "key": KEY}, {"name": "a", "key": OTHER_KEY}], "has a twice"),
-        ([{"name": "a", "key": KEY}, {"name": "b", "key": KEY}], "a and b have the same key"),
+        ([{"name": "a", "key": KEY}, {"name": "b", "key": KEY}], "a and b have the same key: give each its own"),
+        ([{"name": "a", "key": KEY}, {"name": "b", "keys": [{"sha256": hashlib.sha256(KEY.encode()).hexdigest()}]}], "a and b have the same key"),
+        ([{"name": "a", "key": KEY, "keys": [{"key": KEY}]}], "a has the same key twice"),
+        ([{"name": "a", "certificate": "CN=x"}, {"name": "b", "certificate": "CN=x"}], "a and b have the same certificate"),
+        ([{"name": "a", "certificate": 1}], "certificate of a is 1"),
+        ([{"name": "a", "certificate": "CN=é"}], "give the subject, such as CN=team-a"),
+        ([{"name": "a", "keys": KEY}], "keys of a is no list of mappings"),
+        ([{"name": "a", "keys": [KEY]}], "keys of a is no list of mappings"),
+        ([{"name": "a", "keys": [{"key": KEY, "sha256": "0" * 64}]}], "either key or sha256"),
+        ([{"name": "a", "keys": [{"expires": "2027-01-31"}]}], "either key or sha256"),
+        ([{"name": "a", "keys": [{"key": KEY, "expire": "2027-01-31"}]}], "either key or sha256"),
+        ([{"name": "a", "keys": [{"key": "k" * 31}]}], "32 to 256"),
+        ([{"name": "a", "keys": [{"sha256": "A" * 64}]}], "a sha256 of a is not 64 hexadecimal digits in lower case"),
+        ([{"name": "a", "keys": [{"key": KEY, "expires": "31.1.2027"}]}], "expires is '31.1.2027': give a date such as 2027-01-31"),
+        ([{"name": "a", "keys": [{"key": KEY, "expires": 20270131.5}]}], "give a date"),
+        ([{"name": "a", "keys": [{"key": KEY, "expires": True}]}], "give a date"),
         ([KEY], "entry 1 is no mapping"),
     ],
 )
-def test_a_wrong_client_is_refused_with_a_sentence_that_holds_no_key(clients: list, sentence: str) -> None:
+def test_a_wrong_client_is_refused_with_a_sentence_that_holds_no_key(raw: list, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence) as caught:
-        _gateway.gateway_clients(clients)
+        clients(*raw)
     assert "kkkkkk" not in str(caught.value)
+
+
+def test_a_user_has_a_policy_and_no_digest() -> None:
+    [user] = users({"name": "u", "password": PASSWORD, "classes": ["read"]})
+    assert user == {"name": "u", "password": PASSWORD, "salt": user["salt"], **POLICY, "classes": ["read"]}
 
 
 def test_the_salt_of_a_user_stays_and_differs_by_host_and_name() -> None:
     def salt(host: str, name: str) -> str:
-        return _gateway.gateway_users([{"name": name, "password": PASSWORD}], [], host)[0]["salt"]
+        return str(users({"name": name, "password": PASSWORD}, host=host)[0]["salt"])
 
     assert salt("h", "a") == salt("h", "a")
     assert len({salt("h", "a"), salt("g", "a"), salt("h", "b")}) == 3
@@ -64,20 +171,47 @@ def test_the_salt_of_a_user_stays_and_differs_by_host_and_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "sentence"),
+    ("raw", "sentence"),
     [
-        ([{"name": "u", "password": "p" * 15}], "checks it on every request"),
+        ([{"name": "u", "password": "p" * 15}], "16 to 256 printable ASCII characters"),
         ([{"name": "u", "password": "p" * 16 + "\n"}], "16 to 256"),
         ([{"name": "u:x", "password": PASSWORD}], "entry 1 has the name 'u:x'"),
         ([{"name": "u"}], "u has no password"),
         ([{"name": "client", "password": PASSWORD}], "rename one"),
+        ([{"name": "oauth2", "password": PASSWORD}], "rename it"),
         ([{"name": "u", "password": PASSWORD}, {"name": "u", "password": PASSWORD}], "has u twice"),
     ],
 )
-def test_a_wrong_user_is_refused_with_a_sentence_that_holds_no_password(users: list, sentence: str) -> None:
+def test_a_wrong_user_is_refused_with_a_sentence_that_holds_no_password(raw: list, sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence) as caught:
-        _gateway.gateway_users(users, [{"name": "client", "key": KEY}], "h")
+        users(*raw)
     assert "pppppp" not in str(caught.value)
+
+
+def test_a_rate_limit_for_each_rate_that_somebody_has() -> None:
+    policies = clients({"name": "a", "key": KEY}, {"name": "b", "key": OTHER_KEY, "rate": "30r/m"}, {"name": "c", "certificate": "CN=c", "burst": 5})
+    assert _gateway.gateway_zones([*policies, *policies], DEFAULTS) == [
+        {"zone": "10rs_20", "rate": "10r/s", "burst": 20}, {"zone": "30rm_20", "rate": "30r/m", "burst": 20}, {"zone": "10rs_5", "rate": "10r/s", "burst": 5},
+    ]
+    # strangers have one too, whoever else there is
+    assert _gateway.gateway_zones([], DEFAULTS) == [{"zone": "10rs_20", "rate": "10r/s", "burst": 20}]
+    with pytest.raises(ModelError, match="ollama_gateway_rate"):
+        _gateway.gateway_zones([], {**DEFAULTS, "rate": "fast"})
+
+
+def test_oauth2() -> None:
+    assert _gateway.gateway_oauth2("", {"classes": ["chat"]}, DEFAULTS) is None
+    found = _gateway.gateway_oauth2("http://127.0.0.1:4180/oauth2/auth", {"classes": ["chat"], "models": None}, DEFAULTS)
+    assert found == {"name": "oauth2", **POLICY, "classes": ["chat"]}
+    for url in ("https://auth.example.org", "http://[fd00::1]:4180/oauth2/auth"):
+        assert _gateway.gateway_oauth2(url, {}, DEFAULTS)
+    for url in ("127.0.0.1:4180", "ftp://a", "http://a b", "http://a;", "http://user:secret@a/", "http://a/?x=$uri", "http://a/\n", True):
+        with pytest.raises(ModelError, match="ollama_gateway_oauth2_url is"):
+            _gateway.gateway_oauth2(url, {}, DEFAULTS)
+    with pytest.raises(ModelError, match="ollama_gateway_oauth2_policy has the unknown field clases: known are classes, models"):
+        _gateway.gateway_oauth2("http://a", {"clases": []}, DEFAULTS)
+    with pytest.raises(ModelError, match="ollama_gateway_oauth2_policy: classes is"):
+        _gateway.gateway_oauth2("http://a", {"classes": []}, DEFAULTS)
 
 
 def names(raw: list, **hostvars: str) -> list[str]:

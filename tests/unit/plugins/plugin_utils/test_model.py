@@ -42,6 +42,8 @@ def test_default_instance() -> None:
         "models": "all",
         "models_dir": "/store",
         "writer": True,
+        "weight": 1,
+        "backup": None,
         "memory_max": None,
         "cpu_quota": None,
         "tasks_max": None,
@@ -265,21 +267,6 @@ def test_refused_mounts(mount: Any, message: str) -> None:
     with pytest.raises(_model.ModelError) as error:
         _model.store_writer("gpu1", mount, ["gpu1", "gpu2"])
     assert message in str(error.value)
-
-
-def test_upstreams() -> None:
-    """Every instance of every host, by the address that its host is reached by."""
-    hostvars: dict[str, dict[str, Any]] = {
-        "gpu1": {},
-        "gpu2": {"ansible_host": "10.0.0.2", "ollama_instances": [{"name": "a"}, {"name": "b", "port": 11500, "models": ["m"]}]},
-        "gpu3": {"ollama_listen_address": "fd00::3"},
-        "gw": {},
-    }
-    found = _model.upstreams(["gpu1", "gpu2", "gpu3", "gw"], hostvars, "gw", "127.0.0.1")
-    assert [item["server"] for item in found] == ["gpu1:11434", "10.0.0.2:11434", "10.0.0.2:11500", "[fd00::3]:11434", "127.0.0.1:11434"]
-    assert found[2]["models"] == ["m"]
-    with pytest.raises(_model.ModelError, match="set ollama_address of gpu1"):
-        _model.upstreams(["gpu1"], {"gpu1": {"ansible_host": "127.0.0.1"}}, "gw", "")
 
 
 def test_scrape_targets() -> None:

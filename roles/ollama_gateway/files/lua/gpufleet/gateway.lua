@@ -245,6 +245,11 @@ local function count_answer(state, var, route)
   end
 end
 
+-- Whether the last attempt got as far as the time says, which is then a number
+local function has_time(times)
+  return find(times or "", "%d$") ~= nil
+end
+
 function M.log()
   local var = ngx.var
   local number = tonumber(var.gateway_state)
@@ -257,9 +262,9 @@ function M.log()
     client = state.client and state.client.name or ""
     if state.slot then slots.give_back(state.slot) end
     local peer = state.peer
-    if peer then
-      local connect_time = match(var.upstream_connect_time or "", "([^ ,]*)$")
-      peers.finish(state, match(var.upstream_status or "", "(%d*)$"), connect_time ~= "-" and connect_time ~= "")
+    if peer then peers.finish(state, match(var.upstream_status or "", "(%d*)$"), has_time(var.upstream_connect_time)) end
+    -- a 502 may be Ollama's own
+    if peer and (status ~= "502" and status ~= "504" or has_time(var.upstream_header_time)) then
       count_answer(state, var, route)
     elseif state.answered then
       metrics.observe("h", tonumber(var.request_time) or 0, route, "")

@@ -16,7 +16,7 @@ ffi.cdef [[
 ]]
 
 local SIZE, KEEP = 8192, 4096
-local ring_type = ffi.typeof("struct { unsigned char bytes[8192]; int length; int lines; }")
+local ring_type = ffi.typeof("struct { unsigned char bytes[8192]; int length; int lines; int last; }")
 local body, body_length = ffi.new("unsigned char *[1]"), ffi.new("size_t[1]")
 local pool, pooled = {}, 0
 local scratch, scratch_size = nil, 0
@@ -29,7 +29,7 @@ local function new_ring()
   else
     ring = ring_type()
   end
-  ring.length, ring.lines = 0, 0
+  ring.length, ring.lines, ring.last = 0, 0, 10
   return ring
 end
 
@@ -40,13 +40,19 @@ function M.release(ring)
   end
 end
 
+-- Lines that are not empty: an empty one ends an event of an event stream
 local function count_lines(ring, from, length)
   local left = length
   while left > 0 do
     local at = C.memchr(from, 10, left)
-    if at == nil then return end
-    ring.lines = ring.lines + 1
+    if at == nil then
+      ring.last = from[left - 1]
+      return
+    end
     local past = ffi.cast("unsigned char *", at) + 1
+    local before = past - from > 1 and past[-2] or ring.last
+    if before ~= 10 then ring.lines = ring.lines + 1 end
+    ring.last = 10
     left = left - (past - from)
     from = past
   end
@@ -67,12 +73,30 @@ local function append(ring, from, length)
   ring.length = ring.length + length
 end
 
--- What the end of an answer says: Ollama's own form, OpenAI's, Anthropic's. The text of a model cannot pass for it: quotes in it are
--- escaped; the arguments of a tool call are not, but come before. Without ^ a pattern that is not there would be looked for from every place.
+-- Patterns that find the number which a field of this name has last, and where. Without ^, one that is not there would be looked for from
+-- every place.
+local function patterns(...)
+  local list = { ... }
+  for i, name in ipairs(list) do list[i] = '^.*()"' .. name .. '":%s*(%d+)' end
+  return list
+end
+local OUT = patterns("eval_count", "completion_tokens", "output_tokens")
+local INTO = patterns("prompt_eval_count", "prompt_tokens", "input_tokens")
+local NANOSECONDS = patterns("eval_duration")
+
+local function last_number(text, list)
+  local last, number = 0, nil
+  for i = 1, #list do
+    local at, digits = match(text, list[i])
+    if at and at > last then last, number = at, tonumber(digits) end
+  end
+  return number
+end
+
+-- What the end of an answer says: Ollama's own form, OpenAI's, Anthropic's. The text of a model cannot pass for it, since quotes in it are
+-- escaped. The arguments of a tool call and the tools that /v1/responses repeats can, but they come before: whatever is last counts.
 function M.usage(text)
-  local out = match(text, '^.*"eval_count":%s*(%d+)') or match(text, '^.*"completion_tokens":%s*(%d+)') or match(text, '^.*"output_tokens":%s*(%d+)')
-  local into = match(text, '^.*"prompt_eval_count":%s*(%d+)') or match(text, '^.*"prompt_tokens":%s*(%d+)') or match(text, '^.*"input_tokens":%s*(%d+)')
-  return tonumber(into), tonumber(out), tonumber((match(text, '^.*"eval_duration":%s*(%d+)')))
+  return last_number(text, INTO), last_number(text, OUT), last_number(text, NANOSECONDS)
 end
 
 -- body filter: take a chunk. Returns its length, and whether it is the last.
