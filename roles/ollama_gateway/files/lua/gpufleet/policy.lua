@@ -75,7 +75,6 @@ function M.check_body(state, client, route, var)
       end
     end
   end
-  state.stream = fields.stream
   local new = capped(state, client, route, text, fields)
   if new ~= text then ngx.req.set_body_data(new) end
   return name
