@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _keys, _lock, _mirror, _model, _models, _rollout
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,6 +40,10 @@ class FilterModule:
             _gateway.gateway_rate,
             _gateway.gateway_server_names,
             _gateway.gateway_users,
+            _keys.api_key_sha256,
+            _keys.key_checks,
+            _keys.newest_keys,
+            _keys.rotatable,
             _lock.lock_document,
             _lock.lock_moves,
             _lock.lockable,
