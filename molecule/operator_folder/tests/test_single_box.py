@@ -16,10 +16,14 @@ FLEET = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "fleet"
 
 @pytest.fixture(name="secrets")
 def vault() -> dict[str, str]:
-    """The operator's secrets."""
-    command = ["ansible-vault", "view", "prod/group_vars/all/vault.yml"]
-    done = subprocess.run(command, cwd=FLEET, env={**os.environ, "ANSIBLE_CONFIG": "ansible.cfg"}, capture_output=True, text=True, check=True)
-    return yaml.safe_load(done.stdout)
+    """The operator's secrets: the key of team-a and the password of the dashboard."""
+
+    def view(name: str) -> Any:
+        command = ["ansible-vault", "view", f"prod/group_vars/all/{name}.yml"]
+        done = subprocess.run(command, cwd=FLEET, env={**os.environ, "ANSIBLE_CONFIG": "ansible.cfg"}, capture_output=True, text=True, check=True)
+        return yaml.safe_load(done.stdout)
+
+    return {"key": view("gateway_keys")["vault_gateway_keys"]["team-a"][0]["key"], "password": view("vault")["vault_dashboard_password"]}
 
 
 def ask(host: Any, *options: str) -> str:
@@ -39,9 +43,9 @@ def test_answer_with_the_vaults_key(host: Any, secrets: dict[str, str]) -> None:
     """The key from the vault gets an answer; no key gets none."""
     body = '{"model": "smollm2:135m", "prompt": "hi", "stream": false}'
     url = "https://box/api/generate"
-    assert ask(host, f"-H 'Authorization: Bearer {secrets['vault_team_a_key']}'", url, f"-d '{body}'").endswith("200")
+    assert ask(host, f"-H 'Authorization: Bearer {secrets['key']}'", url, f"-d '{body}'").endswith("200")
     assert ask(host, url, f"-d '{body}'").endswith("401")
-    assert ask(host, f"-u 'dashboard:{secrets['vault_dashboard_password']}'", url, f"-d '{body}'").endswith("200")
+    assert ask(host, f"-u 'dashboard:{secrets['password']}'", url, f"-d '{body}'").endswith("200")
 
 
 def test_a_given_certificate_may_be_a_link(host: Any) -> None:
