@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _acme, _capacity, _checksums, _gateway, _lock, _mirror, _model, _models, _rollout
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +33,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name of each filter and its function."""
         functions = (
+            _acme.acme_names,
+            _acme.acme_reason,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _gateway.gateway_clients,
