@@ -174,6 +174,7 @@ def test_a_refusal_is_one_sentence_with_the_authoritys_reason() -> None:
 
 
 def test_an_authority_that_is_down_keeps_no_gateway_from_serving() -> None:
+    """Nothing is asked of the authority after this: Pebble forgets its accounts."""
     name = GATEWAYS[1]
     before, host = served(name), on_host(name)
     on_host(AUTHORITY).check_output("systemctl stop pebble.service")
