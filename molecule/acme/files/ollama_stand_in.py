@@ -1,4 +1,4 @@
-"""A stand-in for Ollama that is there, and whose every generation takes ten seconds."""
+"""A stand-in for Ollama that is there, and whose every generation takes sixteen seconds."""
 
 import json
 import time
@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer()
         for number in range(40):
             self.wfile.write(json.dumps({"response": f"{number} ", "done": number == 39}).encode() + b"\n")
-            time.sleep(0.25)
+            time.sleep(0.4)
 
 
 ThreadingHTTPServer(("0.0.0.0", 11434), Handler).serve_forever()
