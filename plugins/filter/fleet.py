@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
+    _acme,
     _capacity,
     _checksums,
     _firewall,
@@ -45,6 +46,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name of each filter and its function."""
         functions = (
+            _acme.acme_names,
+            _acme.acme_reason,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _firewall.firewall_advice,
