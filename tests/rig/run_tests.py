@@ -101,7 +101,8 @@ def fast() -> None:
     """What needs no container."""
     lint()
     step("contract", [*PYTEST, "tests/contract"])
-    step("unit", [*PYTEST, "tests/unit"])
+    # half of them wait for something
+    step("unit", [*PYTEST, "-n", "2", "--dist", "loadfile", "tests/unit"])
     step("conformance", [*PYTEST, "tests/conformance"])
     collection()
 

@@ -151,7 +151,7 @@ def test_the_instance_that_an_admin_asks_for(fleet: Fleet) -> None:
     assert answer.status == 400 and "host/instance" in answer.data["error"]
     # others do not choose
     for _ in range(6):
-        assert fleet.caller.call("/api/tags", key=TEAM, X_Gateway_Instance="gpu4/default").status == 200
+        assert fleet.caller.call("/api/version", key=TEAM, X_Gateway_Instance="gpu4/default").status == 200
     assert fleet.spread()[3] == 0
     fleet.upstreams[0].stop()
     # it is not known to be down yet, and the request goes nowhere else

@@ -21,7 +21,8 @@ def test_default_ports_of_the_scrape_jobs_are_the_exporters_defaults() -> None:
     jobs = load("ollama_monitoring/vars/main.yml")["__ollama_monitoring_jobs"]
     assert jobs
     for job in jobs:
-        role = job["port_option"].removesuffix("_port")
+        # an option's name begins with that of its role
+        role = max((path.name for path in ROLES.iterdir() if job["port_option"].startswith(f"{path.name}_")), key=len)
         assert load(f"{role}/defaults/main.yml")[job["port_option"]] == job["default_port"], job["name"]
 
 

@@ -12,7 +12,7 @@ import pytest
     [
         ("llama3.2", "llama3.2:latest"), ("LLaMA3.2:1B", "llama3.2:1b"), ("library/llama3.2", "llama3.2:latest"),
         ("registry.ollama.ai/library/llama3.2:1b", "llama3.2:1b"), ("Registry.Ollama.AI/team/x", "team/x:latest"),
-        ("host:5000/team/x", "host:5000/team/x:latest"), ("host:5000/team/x:q4", "host:5000/team/x:q4"), ("library/library/x", "library/x:latest"),
+        ("host:5000/team/x", "host:5000/team/x:latest"), ("host:5000/team/x:q4", "host:5000/team/x:q4"), ("library/library/x", "library/library/x:latest"),
         ("https://registry.ollama.ai/library/x", "https://registry.ollama.ai/library/x:latest"),
     ],
 )
