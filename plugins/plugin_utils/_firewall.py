@@ -162,7 +162,8 @@ def _resolved(peer: Mapping[str, str], host: str, found: Mapping[str, list[str]]
     addresses = found.get(peer["address"])
     if not addresses:
         raise ModelError(
-            f"{host} finds no address of {peer['host']} under the name {peer['address']}: set ollama_address of {peer['host']} to an IP address in the inventory"
+            f"{host} finds no address of {peer['host']} under the name {peer['address']}: set ollama_address of {peer['host']} to an IP address "
+            "in the inventory"
         )
     return addresses
 

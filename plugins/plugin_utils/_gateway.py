@@ -162,7 +162,8 @@ def gateway_clients(raw: Iterable[Any], defaults: Mapping[str, Any]) -> list[dic
             if proof in holders:
                 if holders[proof] == name:
                     raise ModelError(f"ollama_gateway_clients: {name} has the same key twice: take one out")
-                raise ModelError(f"ollama_gateway_clients: {holders[proof]} and {name} have the same {'certificate' if proof == certificate else 'key'}: give each its own")
+                what = "certificate" if proof == certificate else "key"
+                raise ModelError(f"ollama_gateway_clients: {holders[proof]} and {name} have the same {what}: give each its own")
             holders[proof] = name
         result.append({"name": name, "keys": keys, "certificate": certificate, **gateway_policy(f"ollama_gateway_clients: {name}", client, defaults)})
     return sorted(result, key=lambda client: client["name"])

@@ -219,7 +219,7 @@ class Connection:
 def run(context: ssl.SSLContext, target: Target, requests: list[bytes], width: int) -> tuple[float, float]:
     """So many requests at once, each batch when the last has ended. Returns p50 in ms, and the worker's CPU time a request, in us."""
     # new ones, since nginx closes a connection after 1,000 requests; one request each that is not counted
-    connections = [Connection(target.port, context) for _ in range(width)]
+    connections = [Connection(target.port, context) for _unused in range(width)]
     for connection in connections:
         connection.send(requests[0])
         connection.receive()
@@ -426,7 +426,7 @@ def measure_scrapes(context: ssl.SSLContext, plain: Target, gateway: LocalGatewa
         costs.append((cpu(target.worker) - used) / 1e6)
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     scraper = Scraper(gateway.metrics_port)
-    streams = [Stream(way, context) for _ in range(6) for way in (plain, target)]
+    streams = [Stream(way, context) for _unused in range(6) for way in (plain, target)]
     for stream in streams:
         stream.start(STREAM_PIECES * 2)
     follow(streams, scraper.turn)
@@ -455,7 +455,7 @@ def tokens(gateway: LocalGateway) -> int:
 def rig(folder: Path) -> Iterator[tuple[dict[str, LocalGateway], list[Target]]]:
     """The upstreams, the plain proxy and the gateways, all running."""
     folder.chmod(0o755)
-    static_port, stream_port, plain_port, plain_stream_port = (free_port() for _ in range(4))
+    static_port, stream_port, plain_port, plain_stream_port = (free_port() for _unused in range(4))
     limits: dict[str, Any] = {"rate": "99999r/s", "burst": 100000, "concurrency": 64, "max_predict": 100000, "models": ["bench:*", "stream:1b"]}
 
     def make(name: str, hosts: int, clients: int) -> LocalGateway:

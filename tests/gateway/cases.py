@@ -79,7 +79,9 @@ def refused(name: str, status: int, method: str, path: str, body: Any = None, *h
     return Case(name, request(method, path, *headers, body=body, **how), (status,), error(status, form or path, says), shown)
 
 
-def raw(name: str, data: bytes, *statuses: int, says: str = "", form: str = "/api/", reached: tuple[str, ...] = (), ollama: tuple[int, ...] | None = None) -> Case:
+def raw(
+    name: str, data: bytes, *statuses: int, says: str = "", form: str = "/api/", reached: tuple[str, ...] = (), ollama: tuple[int, ...] | None = None
+) -> Case:
     """Bytes as they are, and the statuses of all answers."""
     body = error(statuses[0], form, says) if statuses and statuses[0] >= 400 else None
     return Case(name, data, statuses, body, reached=reached, ollama=ollama)
@@ -181,7 +183,8 @@ PATHS = [
         for path in (
             "/api/pull/", "/api/pull;", "/api/pull;x=/api/chat", "/api/pull%20", "/api/pull%09", "/api/pull%0a", "/api/pull%0d%0aX-Injected:%201", "/API/PULL",
             "/api/Pull", "/api/pull%3f", "/api/pull%23", "/api/%2570ull", "/api/chat/%252e%252e/pull", "/api%252fpull", "/api/pull.",
-            "/api\\pull", "/api/..;/api/pull", "/api/\u043full", "/api/%c0%aepull", "/api/%ef%bc%8fpull", "/api", "/v1", "/", "/_malformed", "/_oauth2", "/@refuse",
+            "/api\\pull",
+            "/api/..;/api/pull", "/api/\u043full", "/api/%c0%aepull", "/api/%ef%bc%8fpull", "/api", "/v1", "/", "/_malformed", "/_oauth2", "/@refuse",
             "/metrics", "/upstreams", "/ready", "/stub_status", "/api/me", "/api/signout", "/api/user/keys/x", "/api/status", "/api/experimental/web_search",
             "/api/experimental/web_fetch", "/api/experimental/model-recommendations", "/v1/audio/transcriptions", "/v1/files", "/v1/models/",
             "/v1/models/a/b", "/v1/chat/completions/", "/api/blobs", f"/api/blobs/sha256:{ZEROS[1:]}", f"/api/blobs/sha256:{'A' * 64}",
@@ -527,7 +530,9 @@ MODELS = [
     passes("model-of-the-list-by-id-in-upper-case", "GET", "/v1/models/SMOLLM2:135M", client="table-models"),
     refused("model-other-by-name", 403, "POST", "/api/show", {"name": "other"}, client="table-models", says=not_allowed("other")),
     refused("model-other-beside-a-name", 403, "POST", "/api/show", {"model": "other", "name": MODEL}, client="table-models", says=not_allowed("other")),
-    refused("model-other-by-name-beside-an-empty-model", 403, "POST", "/api/show", {"model": "", "name": "other"}, client="table-models", says=not_allowed("other")),
+    refused(
+        "model-other-by-name-beside-an-empty-model", 403, "POST", "/api/show", {"model": "", "name": "other"}, client="table-models", says=not_allowed("other")
+    ),
     refused("model-other-by-an-escape", 403, "POST", "/api/chat", b'{"model":"\\u006fther"}', client="table-models", says=not_allowed("other")),
     refused("model-other-in-chunks", 403, "POST", "/api/chat", {"model": "other"}, client="table-models", says=not_allowed("other"), chunks=True),
     passes("model-other-of-a-client-without-a-list", "POST", "/api/show", {"model": "other"}, ollama=404),
@@ -594,7 +599,9 @@ CAPS = [
     capped("cap-float", "/api/chat", options('{"num_predict":8.0}')),
     capped("cap-exponent", "/api/chat", options('{"num_predict":1e1}')),
     capped("cap-of-a-name-in-upper-case", "/api/chat", options('{"NUM_PREDICT":99}'), {"model": MODEL, "options": {"NUM_PREDICT": 99, "num_predict": 16}}),
-    capped("cap-of-a-nested-name", "/api/chat", options('{"a":{"num_predict":99}}'), {"model": MODEL, "options": {"a": {"num_predict": 99}, "num_predict": 16}}),
+    capped(
+        "cap-of-a-nested-name", "/api/chat", options('{"a":{"num_predict":99}}'), {"model": MODEL, "options": {"a": {"num_predict": 99}, "num_predict": 16}}
+    ),
     capped("cap-in-chunks", "/api/chat", {"model": MODEL}, LIMITED, chunks=True),
     *(
         beyond(f"cap-{value}", "/api/chat", options(f'{{"num_predict":{value}}}'), cap("num_predict"))
@@ -715,13 +722,16 @@ SMUGGLING = [
     raw("chunk-that-is-longer-than-it-says", LINE + TE + b"\r\n3\r\n" + BODY + b"\r\n0\r\n\r\n" + HIDDEN, 400),
     raw("chunk-extension", LINE + CLOSE + TE + b"\r\n18;x=\"y\"\r\n" + BODY + b"\r\n0\r\n\r\n", 200, reached=(REACHED_CHAT,)),
     raw("chunk-size-with-zeros", LINE + CLOSE + TE + b"\r\n00000018\r\n" + BODY + b"\r\n0\r\n\r\n", 200, reached=(REACHED_CHAT,)),
-    raw("trailers", LINE + TE + b"\r\n" + CHUNKS[:-2] + b"Content-Length: 9\r\nAuthorization: Bearer x\r\n\r\n" + LAST, 200, 200, reached=(REACHED_CHAT, REACHED_VERSION)),
+    raw("trailers", LINE + TE + b"\r\n" + CHUNKS[:-2]
+        + b"Content-Length: 9\r\nAuthorization: Bearer x\r\n\r\n" + LAST, 200, 200, reached=(REACHED_CHAT, REACHED_VERSION)),
     raw("chunked-in-upper-case", LINE + CLOSE + b"TRANSFER-ENCODING: CHUNKED\r\n\r\n" + CHUNKS, 200, reached=(REACHED_CHAT,)),
     raw("bare-line-ends", (LINE + CLOSE + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + BODY, 200, reached=(REACHED_CHAT,)),
     raw("old-http", LINE.replace(b"1.1", b"1.0") + LENGTH + b"\r\n" + BODY, 200, reached=(REACHED_CHAT,)),
     raw("two-requests", LINE + LENGTH + b"\r\n" + BODY + LAST, 200, 200, reached=(REACHED_CHAT, REACHED_VERSION)),
-    raw("the-second-has-no-key", LINE + LENGTH + b"\r\n" + BODY + LAST.replace(b"Authorization: Bearer <key table>\r\n", b""), 200, 401, reached=(REACHED_CHAT,)),
-    raw("the-second-may-not", LINE + LENGTH + b"\r\n" + BODY + b"GET /api/ps HTTP/1.1\r\nHost: <name>\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
+    raw("the-second-has-no-key", LINE + LENGTH + b"\r\n" + BODY
+        + LAST.replace(b"Authorization: Bearer <key table>\r\n", b""), 200, 401, reached=(REACHED_CHAT,)),
+    raw("the-second-may-not", LINE + LENGTH + b"\r\n" + BODY
+        + b"GET /api/ps HTTP/1.1\r\nHost: <name>\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
         200, 403, reached=(REACHED_CHAT,)),
     hidden_in("request-in-the-body-of-a-stranger", 401, b"POST /api/chat HTTP/1.1\r\nHost: <name>\r\n"),
     hidden_in("request-in-the-body-of-a-path-that-is-not-there", 404, b"POST /nothing HTTP/1.1\r\nHost: <name>\r\nAuthorization: Bearer <key table>\r\n"),
@@ -743,7 +753,8 @@ SMUGGLING = [
     raw("empty-host", b"GET /health HTTP/1.1\r\nHost:\r\n\r\n", 400),
     raw("other-host-in-the-target", b"GET https://other.example/health HTTP/1.1\r\nHost: <name>\r\n\r\n"),
     raw("localhost-by-number", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:11434\r\n\r\n"),
-    raw("other-host-beside-the-target", b"GET https://<name>/api/version HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
+    raw("other-host-beside-the-target",
+        b"GET https://<name>/api/version HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
         200, reached=(REACHED_VERSION,)),
     raw("host-with-a-port-and-a-dot", b"GET /api/version HTTP/1.1\r\nHost: <name>.:1\r\nConnection: close\r\nAuthorization: Bearer <key table>\r\n\r\n",
         200, reached=(REACHED_VERSION,)),
@@ -763,7 +774,8 @@ HTTP2: list[tuple[list[str], str, int, Any]] = [
     (["-H", "x-api-key: <key table>", "-d", json.dumps(CHAT)], "//api/./chat", 200, None),
     (["-H", "Authorization: Bearer <key table>", "-H", "Transfer-Encoding: chunked", "-d", '{"model":"a","model":"b"}'], "/api/chat", 400,
      error(400, "/api/chat", TWICE.format("model"))),
-    (["-H", "Authorization: Bearer <key table>", "-d", '{"model":"a","MODEL":"b"}'], "/v1/chat/completions", 400, error(400, "/v1/chat/completions", LOWER.format("model"))),
+    (["-H", "Authorization: Bearer <key table>", "-d", '{"model":"a","MODEL":"b"}'], "/v1/chat/completions", 400,
+     error(400, "/v1/chat/completions", LOWER.format("model"))),
     (["-H", "Authorization: Bearer <key table>", "-d", json.dumps(PULL_BODY)], "/api/chat/../pull", 403, error(403, "/api/pull", NEEDS_ADMIN)),
     (["-H", "Authorization: Bearer <key table-models>", "-d", '{"model":"other"}'], "/v1/messages", 403, error(403, "/v1/messages", not_allowed("other"))),
     (["-H", "Authorization: Bearer <key table>", "-H", "Content-Encoding: gzip", "-d", "x"], "/api/chat", 415, error(415, "/api/chat")),

@@ -36,7 +36,7 @@ class Fleet:
     """The gateway and its stand-ins: gpu1, gpu2 (which alone has the model only2), gpu3, and gpu4, a backup."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.upstreams = [StandIn(local.free_port()).start() for _ in range(4)]
+        self.upstreams = [StandIn(local.free_port()).start() for _unused in range(4)]
         models = ["shared", {"name": "stranger"}]
         host_options = {f"gpu{number}": {"ollama_models": models + (["Only2"] if number == 2 else [])} for number in range(1, 5)}
         hosts = local.upstream_hosts([upstream.port for upstream in self.upstreams], **host_options)

@@ -106,7 +106,8 @@ class LocalGateway:
             **self.options,
         }
         variables["__ollama_gateway_config_id"] = hashlib.sha256(json.dumps(variables, sort_keys=True).encode()).hexdigest()[:16]
-        inventory = {"all": {"hosts": {"localhost": {"ansible_python_interpreter": sys.executable}}, "children": {"ollama": {"hosts": self.hosts}, "gateway": {"hosts": {"localhost": {}}}}}}
+        groups = {"ollama": {"hosts": self.hosts}, "gateway": {"hosts": {"localhost": {}}}}
+        inventory = {"all": {"hosts": {"localhost": {"ansible_python_interpreter": sys.executable}}, "children": groups}}
         path = self.folder / "inventory.json"
         path.write_text(json.dumps(inventory), encoding="utf-8")
         values = self.folder / "variables.json"
@@ -191,7 +192,8 @@ http {{
 
     def errors(self) -> str:
         """What nginx says."""
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace")[-3000:] for path in sorted((self.folder / "logs").glob("*.log")) if "access" not in path.name)
+        logs = [path for path in sorted((self.folder / "logs").glob("*.log")) if "access" not in path.name]
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace")[-3000:] for path in logs)
 
     def management(self, path: str) -> str:
         """An answer of the management address, whatever its status."""
@@ -205,4 +207,3 @@ http {{
         """The lines of the access log."""
         path = self.folder / "logs/access.log"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-

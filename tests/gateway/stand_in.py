@@ -2,7 +2,8 @@
 
 A stand-in does what the field C(act) of a request's body tells it, which Ollama would ignore:
 C(chunks) pieces, C(delay) seconds before each, C(wait) seconds before the first byte, C(status), C(die_after) pieces (the connection
-breaks off), C(hold) (a piece now and then until C(released) is set), C(close) (no answer at all), C(tokens): [in, out] that the answer reports, C(usage): false for none.
+breaks off), C(hold) (a piece now and then until C(released) is set), C(close) (no answer at all),
+C(tokens): [in, out] that the answer reports, C(usage): false for none.
 """
 
 from __future__ import annotations

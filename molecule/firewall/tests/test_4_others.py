@@ -37,7 +37,8 @@ def test_another_firewall_is_left_alone() -> None:
     host.check_output(f"printf '{unit}' >/etc/systemd/system/ferm.service && systemctl start ferm.service")
     done = on_monitoring()
     assert (done.status, done.changed(MONITORING)) == (0, 0), done
-    assert done.says(f"{MONITORING} has another firewall, ufw, ferm, so no rules are applied there. It must open 9090 (Prometheus) only from the host itself;"), done
+    says = f"{MONITORING} has another firewall, ufw, ferm, so no rules are applied there. It must open 9090 (Prometheus) only from the host itself;"
+    assert done.says(says), done
     assert left() == "" and table(MONITORING) == ""
 
 

@@ -241,7 +241,8 @@ def test_the_log_names_the_client_and_no_host_keeps_a_prompt(gateway: Gateway) -
         assert gateway.call("/v1/chat/completions", *post(body)).status in (400, 403, 404)
     assert gateway.call("/api/embed", *post({"model": "all-minilm", "input": mark})).status == 200
     fill = f"python3 -c 'import json; print(json.dumps(dict(model=\"no-such-model\", prompt=\"{mark} \" * 60000)))'"
-    sent = gateway.curl("-o", "/dev/null", "-w", "%{http_code}", "-H", f"Authorization: Bearer {gateway.key}", "-d", "@-", f"https://{gateway.name}/api/generate")
+    url, key = f"https://{gateway.name}/api/generate", f"Authorization: Bearer {gateway.key}"
+    sent = gateway.curl("-o", "/dev/null", "-w", "%{http_code}", "-H", key, "-d", "@-", url)
     assert gateway.host.check_output("bash -c %s", f"{fill} | {sent}") == "404"
     assert not files_with(mark)
     assert mark not in gateway.metrics()

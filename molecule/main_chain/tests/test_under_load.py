@@ -167,7 +167,7 @@ def test_a_hundred_streams_outlast_reloads_and_new_keys(targets: list[tuple[str,
     with ThreadPoolExecutor(1) as pool:
         streams = pool.submit(at_once, targets, tls, LOAD["key"], LONG, 100)
         time.sleep(2)
-        for _ in range(10):
+        for _unused in range(10):
             for gateway in GATEWAYS:
                 on_host(gateway).check_output("systemctl reload nginx")
             time.sleep(0.5)

@@ -45,7 +45,7 @@ def test_least_conn_by_weight(fleet: Fleet) -> None:
 def test_round_robin_by_weight(fleet: Fleet) -> None:
     balance(fleet, "round_robin", gpu1=2)
     connection = fleet.caller.connect()  # one connection is one worker
-    for _ in range(12):
+    for _unused in range(12):
         fleet.caller.send(connection, "/api/chat", {"model": "shared"}, TEAM)
         assert connection.getresponse().read()
     assert fleet.spread() == [6, 3, 3, 0]
@@ -65,7 +65,7 @@ def test_ip_hash_keeps_a_network_with_an_instance(fleet: Fleet) -> None:
 
 def test_random_spreads(fleet: Fleet) -> None:
     balance(fleet, "random")
-    for _ in range(60):
+    for _unused in range(60):
         assert fleet.caller.chat(TEAM).status == 200
     assert min(fleet.spread()[:3]) >= 8 and fleet.spread()[3] == 0
 
@@ -73,11 +73,11 @@ def test_random_spreads(fleet: Fleet) -> None:
 def test_a_refused_connection_goes_to_the_next_host_and_backups_come_last(fleet: Fleet) -> None:
     for number in (0, 1):
         fleet.upstreams[number].stop()
-    for _ in range(4):
+    for _unused in range(4):
         assert fleet.caller.chat(TEAM).status == 200
     assert fleet.spread() == [0, 0, 4, 0]
     fleet.upstreams[2].stop()
-    for _ in range(4):
+    for _unused in range(4):
         assert fleet.caller.chat(TEAM).status == 200
     assert fleet.spread() == [0, 0, 4, 4]
     assert fleet.metric('ollama_gateway_upstream_failures_total{host="gpu3",instance="default"}') == 2  # max_fails, then it was left out
@@ -85,7 +85,7 @@ def test_a_refused_connection_goes_to_the_next_host_and_backups_come_last(fleet:
     fleet.upstreams[2].start()
     assert eventually(lambda: fleet.states()[2] == "up", 8)
     fleet.clear()
-    for _ in range(3):
+    for _unused in range(3):
         assert fleet.caller.chat(TEAM).status == 200
     assert fleet.spread() == [0, 0, 3, 0]
 
@@ -140,17 +140,17 @@ def test_a_model_goes_only_where_it_lives(fleet: Fleet) -> None:
 
 
 def test_the_instance_that_an_admin_asks_for(fleet: Fleet) -> None:
-    for _ in range(3):
+    for _unused in range(3):
         assert fleet.caller.call("/api/ps", key=key("admin")).status == 200
         assert fleet.caller.call("/api/pull", {"model": "shared"}, key("admin")).status == 200
     assert fleet.spread() == [6, 0, 0, 0]
-    for _ in range(3):
+    for _unused in range(3):
         assert fleet.caller.call("/api/ps", key=key("admin"), X_Gateway_Instance="gpu3/default").status == 200
     assert fleet.spread() == [6, 0, 3, 0]
     answer = fleet.caller.call("/api/ps", key=key("admin"), X_Gateway_Instance="gpu9/default")
     assert answer.status == 400 and "host/instance" in answer.data["error"]
     # others do not choose
-    for _ in range(6):
+    for _unused in range(6):
         assert fleet.caller.call("/api/version", key=TEAM, X_Gateway_Instance="gpu4/default").status == 200
     assert fleet.spread()[3] == 0
     fleet.upstreams[0].stop()

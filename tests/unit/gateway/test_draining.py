@@ -17,7 +17,7 @@ def test_a_drained_host_gets_nothing_new(fleet: Fleet) -> None:
     with fleet.drained(f"gpu{busy + 1}"):
         time.sleep(1.5)
         fleet.clear()
-        for _ in range(12):
+        for _unused in range(12):
             assert fleet.caller.chat(TEAM).status == 200
         assert fleet.spread()[busy] == 0 and fleet.states()[busy] == "drained"
         running.join()
@@ -25,7 +25,7 @@ def test_a_drained_host_gets_nothing_new(fleet: Fleet) -> None:
         # and from the first request after a restart
         fleet.gateway.stop()
         fleet.gateway.start()
-        for _ in range(6):
+        for _unused in range(6):
             assert fleet.caller.chat(TEAM).status == 200
         assert fleet.spread()[busy] == 0
     assert eventually(lambda: fleet.caller.chat(TEAM).status == 200 and fleet.spread()[busy] > 0, 4)
@@ -48,7 +48,7 @@ def test_probes_mark_down_and_up(fleet: Fleet) -> None:
     fleet.gateway.start()
     assert eventually(lambda: fleet.states()[0] == "down", 8)
     assert fleet.metric('ollama_gateway_upstream_up{host="gpu1",instance="default"}') == 0
-    for _ in range(9):
+    for _unused in range(9):
         assert fleet.caller.chat(TEAM).status == 200
     assert fleet.spread()[0] == 0
     fleet.upstreams[0].probe_status = 200

@@ -19,7 +19,7 @@ def statuses(fleet: Fleet, client: str, count: int) -> list[int]:
     """Status codes of requests one after the other, as fast as they go."""
     connection = fleet.caller.connect()
     found = []
-    for _ in range(count):
+    for _unused in range(count):
         fleet.caller.send(connection, "/api/tags", key=key(client))
         answer = connection.getresponse()
         answer.read()
@@ -59,7 +59,7 @@ def test_concurrency_is_exact_over_two_workers(fleet: Fleet) -> None:
 def test_a_slot_is_given_back_however_a_request_ends(fleet: Fleet) -> None:
     held = 'ollama_gateway_client_generations{client="five"}'
     for path, act in (("/api/chat", {"wait": 20}), ("/api/chat", {"chunks": 100, "delay": 0.1}), ("/v1/chat/completions", {"wait": 20})):
-        connections = [fleet.caller.connect() for _ in range(5)]
+        connections = [fleet.caller.connect() for _unused in range(5)]
         for connection in connections:
             fleet.caller.send(connection, path, {"model": "shared", "act": act}, key("five"))
         assert eventually(lambda: fleet.metric(held) == 5)
@@ -67,9 +67,9 @@ def test_a_slot_is_given_back_however_a_request_ends(fleet: Fleet) -> None:
         for connection in connections:
             connection.close()
         assert eventually(lambda: fleet.metric(held) == 0, 2)
-    assert [fleet.caller.chat(key("five"), close=True).status for _ in range(6)] == [502] * 6
+    assert [fleet.caller.chat(key("five"), close=True).status for _unused in range(6)] == [502] * 6
     assert fleet.caller.chat(key("five"), status=500).status == 500
-    for _ in range(6):
+    for _unused in range(6):
         with pytest.raises(Exception):  # noqa: B017  the answer has no end
             fleet.caller.chat(key("five"), die_after=1)
     assert fleet.caller.call("/api/chat", {"model": ""}, key("five")).status == 400
@@ -79,7 +79,7 @@ def test_a_slot_is_given_back_however_a_request_ends(fleet: Fleet) -> None:
 
 def test_what_a_killed_worker_held_is_given_back(fleet: Fleet) -> None:
     held = 'ollama_gateway_client_generations{client="five"}'
-    threads = [threading.Thread(target=lambda: pytest.raises(Exception, fleet.caller.chat, key("five"), wait=20), daemon=True) for _ in range(5)]
+    threads = [threading.Thread(target=lambda: pytest.raises(Exception, fleet.caller.chat, key("five"), wait=20), daemon=True) for _unused in range(5)]
     for thread in threads:
         thread.start()
     assert eventually(lambda: fleet.metric(held) == 5)

@@ -26,7 +26,7 @@ def parsed(text: str) -> tuple[dict[str, str], dict[tuple[str, str], float]]:
             assert name not in helped, f"{name} has two HELP lines"
             helped.add(name)
         elif line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
+            _unused, _unused, name, kind = line.split(" ")
             assert name not in types and name in helped
             types[name] = kind
         else:
@@ -46,7 +46,7 @@ def figures(fleet: Fleet) -> dict[tuple[str, str], float]:
 
 
 def test_exact_numbers_after_known_requests(fleet: Fleet) -> None:
-    for _ in range(3):
+    for _unused in range(3):
         assert fleet.caller.chat(TEAM, tokens=[5, 7], delay=0.01).status == 200
     assert fleet.caller.chat(TEAM, "no-such-model").status == 403
     assert fleet.caller.chat(key("five"), "no-such-model", path="/v1/chat/completions").status == 200
@@ -56,7 +56,7 @@ def test_exact_numbers_after_known_requests(fleet: Fleet) -> None:
     assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="ollama"')  # there are no users
     assert fleet.caller.call("/api/nothing/at/all", key=TEAM).status == 404
     assert fleet.caller.call("/health").status == 200
-    assert eventually(lambda: sum(value for (name, _), value in figures(fleet).items() if name == "nginx_http_requests_total") == 9)
+    assert eventually(lambda: sum(value for (name, _unused), value in figures(fleet).items() if name == "nginx_http_requests_total") == 9)
     values = figures(fleet)
     assert {labels: value for (name, labels), value in values.items() if name == "nginx_http_requests_total"} == {
         'route="/api/chat",status="200",client="team"': 3,
@@ -75,7 +75,9 @@ def test_exact_numbers_after_known_requests(fleet: Fleet) -> None:
     }
     assert values["ollama_gateway_eval_seconds_total", 'model="shared:latest"'] == pytest.approx(0.21)
     outcomes = {labels: value for (name, labels), value in values.items() if name == "ollama_gateway_stream_outcomes_total"}
-    assert outcomes == {'route="/api/chat",outcome="complete"': 3, 'route="/v1/chat/completions",outcome="complete"': 1, 'route="/api/chat",outcome="no_usage"': 1}
+    assert outcomes == {
+        'route="/api/chat",outcome="complete"': 3, 'route="/v1/chat/completions",outcome="complete"': 1, 'route="/api/chat",outcome="no_usage"': 1,
+    }
     rejected = {labels: value for (name, labels), value in values.items() if name == "ollama_gateway_rejected_total"}
     assert rejected == {'reason="model"': 1, 'reason="auth"': 1, 'reason="path"': 1, 'reason="upstream"': 1}
     assert values["nginx_http_request_duration_seconds_count", 'route="/api/chat",model="shared:latest"'] == 4
@@ -91,9 +93,9 @@ def test_what_dashboards_ask_for(fleet: Fleet) -> None:
     assert types["nginx_http_requests_total"] == "counter" and types["nginx_http_request_duration_seconds"] == "histogram"
     assert any(name == "nginx_http_requests_total" and re.search('status="5..",', labels) for name, labels in values)
     buckets = [(labels, value) for (name, labels), value in values.items() if name == "nginx_http_request_duration_seconds_bucket"]
-    edges = [re.search('le="([^"]+)"', labels)[1] for labels, _ in buckets]  # type: ignore[index]
+    edges = [re.search('le="([^"]+)"', labels)[1] for labels, _unused in buckets]  # type: ignore[index]
     assert [float(edge) for edge in edges] == sorted(map(float, edges)) and edges[-1] == "+Inf"
-    counts = [value for _, value in buckets]
+    counts = [value for _unused, value in buckets]
     assert counts == sorted(counts) and counts[-1] == 2 and dict(zip(edges, counts))["0.1"] == 1
     # the scrape's own connection, at least
     assert types["nginx_connections_active"] == "gauge" and values["nginx_connections_active", ""] >= 1
@@ -149,7 +151,8 @@ def test_health_and_ready(fleet: Fleet) -> None:
         assert eventually(lambda: json.loads(fleet.gateway.management("/ready")) == {"usable": 3, "total": 4})
         assert fleet.caller.call("/health").status == 200
         found = json.loads(fleet.gateway.management("/upstreams"))
-        assert [(item["host"], item["instance"], item["state"], item["inflight"]) for item in found[:2]] == [("gpu1", "default", "drained", 0), ("gpu2", "default", "up", 0)]
+        seen = [(item["host"], item["instance"], item["state"], item["inflight"]) for item in found[:2]]
+        assert seen == [("gpu1", "default", "drained", 0), ("gpu2", "default", "up", 0)]
         assert fleet.metric('ollama_gateway_upstream_drained{host="gpu1",instance="default"}') == 1
     # the rest is not for clients
     for path in ("/metrics", "/ready", "/upstreams", "/stub_status"):

@@ -112,7 +112,7 @@ def test_the_policy_applies(oauth2: Fleet) -> None:
     assert status("/api/nothing") == 404
     assert status("/api/chat", {"model": "shared", "keep_alive": 0}) == 403
     assert sum(oauth2.spread()) == 0
-    connections = [oauth2.caller.connect() for _ in range(2)]
+    connections = [oauth2.caller.connect() for _unused in range(2)]
     for connection in connections:
         oauth2.caller.send(connection, "/api/chat", {"model": "shared", "act": {"wait": 20}}, Cookie=GOOD_COOKIE)
     assert eventually(lambda: oauth2.metric('ollama_gateway_client_generations{client="oauth2"}') == 2)

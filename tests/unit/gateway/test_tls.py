@@ -183,7 +183,7 @@ def http(gateway: LocalGateway, host: str, *headers: str, name: str | None = HOS
         data = b""
         while piece := connection.recv(65536):
             data += piece
-    head, _, body = data.decode().partition("\r\n\r\n")
+    head, _unused, body = data.decode().partition("\r\n\r\n")
     assert "nginx/" not in head + body
     return int(head.split(" ", 2)[1]) if head else 0, body
 

@@ -33,7 +33,8 @@ def playbook(tmp_path: Path) -> Any:
         (tmp_path / "prod/hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
         (tmp_path / "ansible.cfg").write_text("[defaults]\nvault_password_file=password\n", encoding="utf-8")
         before = {path.name: path.read_bytes() for path in group.iterdir()}
-        environ = {**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"), "PWD": str(tmp_path)}
+        ours = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"), "PWD": str(tmp_path)}
+        environ = {**os.environ, **ours}
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "gpufleet.ollama.rotate_keys", "-i", "prod", *options]
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode and "Make the new keys" not in done.stdout and OWN["key"] not in done.stdout + done.stderr, done.stdout

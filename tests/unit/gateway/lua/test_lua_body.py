@@ -64,13 +64,13 @@ def some_value(rng: random.Random, depth: int = 0) -> Any:
     """Any JSON value; its strings hold what is hard to scan."""
     kind = rng.randrange(7 if depth < 3 else 5)
     if kind < 2:
-        return "".join(rng.choice('a"\\{}[]:, \n\u00e9\u2028\U0001f600mdl') for _ in range(rng.randrange(8)))
+        return "".join(rng.choice('a"\\{}[]:, \n\u00e9\u2028\U0001f600mdl') for _unused in range(rng.randrange(8)))
     if kind == 2:
         return rng.choice([0, -1, 17, 2.5, 1e9])
     if kind < 5:
         return rng.choice([True, False, None])
     if kind == 5:
-        return [some_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+        return [some_value(rng, depth + 1) for _unused in range(rng.randrange(4))]
     return {f"k{number}" if rng.random() < 0.5 else rng.choice(FIELDS + OPTIONS): some_value(rng, depth + 1) for number in range(rng.randrange(4))}
 
 
@@ -92,7 +92,7 @@ def same(read: Any, value: Any) -> bool:
 
 def test_valid_documents_are_read_as_python_reads_them(read_body: Callable[[str], Any]) -> None:
     rng = random.Random(1)
-    for _ in range(1500):
+    for _unused in range(1500):
         data, text = some_document(rng)
         found = read_body(text)
         assert set(found) == set(data) & set(FIELDS), text
@@ -106,7 +106,7 @@ def test_valid_documents_are_read_as_python_reads_them(read_body: Callable[[str]
 
 def test_a_cap_is_there_when_it_was_written(lua: Any) -> None:
     rng, body = random.Random(2), lua.module("body")
-    for _ in range(800):
+    for _unused in range(800):
         data, text = some_document(rng)
         for write, name in ((body.write_option, "num_predict"), (body.write_number, "max_tokens")):
             raw = text.encode("utf-8").decode("latin-1")
@@ -145,9 +145,9 @@ def test_whatever_is_let_through_means_the_same_to_go(read_body: Callable[[str],
     letters = {"m": ["m", "M", "\\u006d"], "o": ["o", "O", "\\u004f"], "d": ["d", "D"], "e": ["e", "\\u0065"], "l": ["l", "L", "\\u004c"],
                "s": ["s", "S", "\u017f", "\\u017f"], "k": ["k", "\u212a"]}
     accepted = 0
-    for _ in range(4000):
+    for _unused in range(4000):
         parts = []
-        for _ in range(rng.randrange(1, 4)):
+        for _unused in range(rng.randrange(1, 4)):
             word = rng.choice(["model", "model", "name", "stream", "modèle", "keep_alive", "x"])
             plain = rng.random() < 0.6
             name = "".join(char if plain else rng.choice(letters.get(char, [char])) for char in word)

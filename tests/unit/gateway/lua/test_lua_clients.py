@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 KEY, OLD_KEY = "k" * 32, "o" * 32
-POLICY = {"classes": ["chat"], "models": [], "zone": "10rs_20", "concurrency": 0, "max_predict": 0, "max_context": 0, "tokens_per_minute": 0, "tokens_per_day": 0}
+POLICY = {
+    "classes": ["chat"], "models": [], "zone": "10rs_20", "concurrency": 0, "max_predict": 0, "max_context": 0, "tokens_per_minute": 0, "tokens_per_day": 0,
+}
 SUBJECT = "CN=team-b,O=Example"
 
 

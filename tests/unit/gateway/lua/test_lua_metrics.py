@@ -32,7 +32,7 @@ def test_what_nobody_counted_has_a_type_and_no_series(metrics: Any, lua: Any) ->
 
 
 def test_counters(metrics: Any, lua: Any) -> None:
-    for _ in range(3):
+    for _unused in range(3):
         metrics.count("r", 1, "/api/chat", "200", "team")
     metrics.count("r", 1, "/api/chat", "404", "")
     metrics.count("e", 0.25, "m")
@@ -51,13 +51,13 @@ def test_a_label_is_escaped(metrics: Any, lua: Any) -> None:
 
 def test_a_histogram_fits_whatever_it_got(metrics: Any, lua: Any) -> None:
     rng = random.Random(1)
-    given = [0, 0.005, 0.0051, 600, 601, 1e6, *(10 ** rng.uniform(-4, 3) for _ in range(200))]
+    given = [0, 0.005, 0.0051, 600, 601, 1e6, *(10 ** rng.uniform(-4, 3) for _unused in range(200))]
     for seconds in given:
         metrics.observe("h", seconds, "/api/chat", "m")
     metrics.observe("h", 0.2, "/api/chat", "other")
     found = [LINE.fullmatch(line) for line in lines(metrics, lua) if line.startswith("nginx_http_request_duration") and 'model="m"' in line]
     buckets = [(match[2].rpartition('le="')[2].rstrip('"'), int(match[3])) for match in found if match and match[1].endswith("_bucket")]
-    assert [edge for edge, _ in buckets] == ["0.005", "0.025", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300", "600", "+Inf"]
+    assert [edge for edge, _unused in buckets] == ["0.005", "0.025", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300", "600", "+Inf"]
     assert all(count == sum(seconds <= float(edge) for seconds in given) for edge, count in buckets)
     [total] = [float(match[3]) for match in found if match and match[1].endswith("_sum")]
     [count] = [int(match[3]) for match in found if match and match[1].endswith("_count")]
@@ -65,7 +65,8 @@ def test_a_histogram_fits_whatever_it_got(metrics: Any, lua: Any) -> None:
 
 
 def test_gauges_and_other_turns(metrics: Any, lua: Any) -> None:
-    gauges = [["g_one", "Help.", [["", 1.5]]], ["g_two", "Help.", [[metrics.labelled(lua.table(["host"]), lua.table(["a"])), 0]], "counter"], ["g_none", "Help.", []]]
+    labels = metrics.labelled(lua.table(["host"]), lua.table(["a"]))
+    gauges = [["g_one", "Help.", [["", 1.5]]], ["g_two", "Help.", [[labels, 0]], "counter"], ["g_none", "Help.", []]]
     text = lines(metrics, lua, gauges)
     assert text[-8:] == [
         "# HELP g_one Help.", "# TYPE g_one gauge", "g_one 1.500000", "# HELP g_two Help.", "# TYPE g_two counter", 'g_two{host="a"} 0',

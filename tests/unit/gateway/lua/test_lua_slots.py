@@ -46,7 +46,7 @@ def test_workers_count_together(worker: Worker) -> None:
 
 def test_the_janitor_gives_back_what_the_dead_held(worker: Worker, dead_pid: int) -> None:
     dead, alive = worker(dead_pid), worker(os.getpid())
-    for _ in range(3):
+    for _unused in range(3):
         dead.take("c:team")
     dead.give_back("c:team")
     dead.take("n:gpu1/default")
@@ -70,7 +70,7 @@ def test_the_janitor_leaves_the_living_alone(worker: Worker, lua: Any, dead_pid:
 
 
 def test_the_janitor_forgets_old_workers(worker: Worker, lua: Any, dead_pid: int) -> None:
-    for _ in range(5):
+    for _unused in range(5):
         last = worker(dead_pid)
     alive = worker(os.getpid())
     last.take("c:team")

@@ -122,7 +122,9 @@ class Rig:
         """A pull in another process."""
         order = {"store": self.store.path, "names": names or [MODEL], "lock": lock or {}, "options": self.options(**more)}
         command = [sys.executable, "-c", PULL, str(ROOT / ".venv/collections"), json.dumps(order)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # who runs in the background of a shell ignores SIGINT, and so would this process
+        handlers = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=handlers)
 
     def wait_for_bytes(self, count: int) -> None:
         """Until the registry sent so many."""

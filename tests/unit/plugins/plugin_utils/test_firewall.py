@@ -158,7 +158,8 @@ def test_ssh_from_networks() -> None:
 def test_default_deny_lets_a_host_live() -> None:
     """Neighbour discovery and leases, before the rules of the fleet."""
     found = rules("mon", more={"default_deny": True})
-    assert [rule.split(" accept")[0] for rule in found[1:4]] == ["meta l4proto { 1, 58 }", "udp sport 67 udp dport 68", "udp sport 547 udp dport 546"]
+    matches = [rule.split(" accept", maxsplit=1)[0] for rule in found[1:4]]
+    assert matches == ["meta l4proto { 1, 58 }", "udp sport 67 udp dport 68", "udp sport 547 udp dport 546"]
 
 
 def test_extra_rules_come_before_what_they_open() -> None:

@@ -106,7 +106,8 @@ def test_file(tmp_path: Path) -> None:
     """Made, closed, encrypted, foreseen; nothing changes twice."""
     path = tmp_path / "keys.yml"
     plan = keep(path, Wish(["a"]), check=True)
-    assert plan["changed"] and plan["clients"] == [{"name": "a", "count": 1, "keys": [{"id": "", "made": plan["clients"][0]["keys"][0]["made"], "expires": ""}]}]
+    made = plan["clients"][0]["keys"][0]["made"]
+    assert plan["changed"] and plan["clients"] == [{"name": "a", "count": 1, "keys": [{"id": "", "made": made, "expires": ""}]}]
     assert plan["added"] == [] and "a (new key), made 20" in plan["diff"]["after"] and not path.exists()
     made = keep(path, Wish(["a"]))
     [entry] = content(path)["a"]
@@ -236,7 +237,9 @@ def test_what_is_no_vault(tmp_path: Path) -> None:
 
 
 KEPT = {"a": [{"key": "n" * 40}, {**OLD, "expires": "2099-01-01"}, OLDER, {"key": "x" * 40, "expires": "2020-01-01"}], "b": [{"key": "b" * 40}]}
-CLIENTS = [{"name": "a", "keys": KEPT["a"]}, {"name": "b", "keys": KEPT["b"] + [OLDER]}, {"name": "cert", "certificate": "CN=c"}, {"name": "own", "keys": [OLDER]}]
+CLIENTS = [
+    {"name": "a", "keys": KEPT["a"]}, {"name": "b", "keys": KEPT["b"] + [OLDER]}, {"name": "cert", "certificate": "CN=c"}, {"name": "own", "keys": [OLDER]},
+]
 
 
 def test_who_can_be_rotated() -> None:

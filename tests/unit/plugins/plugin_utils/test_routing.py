@@ -32,7 +32,8 @@ def test_every_instance_of_every_host_by_the_address_that_its_host_is_reached_by
         gpu3={"ollama_listen_address": "fd00::3"}, gw={},
     )
     assert [item["server"] for item in found] == ["gpu1:11434", "10.0.0.2:11434", "10.0.0.2:11500", "[fd00::3]:11434", "127.0.0.1:11434"]
-    assert [(item["host"], item["instance"], item["address"], item["port"]) for item in found[2:4]] == [("gpu2", "b", "10.0.0.2", 11500), ("gpu3", "default", "fd00::3", 11434)]
+    where = [(item["host"], item["instance"], item["address"], item["port"]) for item in found[2:4]]
+    assert where == [("gpu2", "b", "10.0.0.2", 11500), ("gpu3", "default", "fd00::3", 11434)]
     with pytest.raises(ModelError, match="set ollama_address of gpu1"):
         upstreams(gpu1={"ansible_host": "127.0.0.1"})
 
@@ -82,7 +83,8 @@ def test_a_model_goes_where_it_lives() -> None:
     assert pools(gpu1={"ollama_models": both}, gpu2={"ollama_models": ["qwen3"]}, gpu3={"ollama_models": ["qwen3", old]}) == {"llama3.2:1b": [1]}
     # instances with a list of their own
     instances = [{"name": "a", "models": ["llama3.2:1b"]}, {"name": "b", "port": 11500, "models": ["qwen3"]}, {"name": "c", "port": 11501}]
-    assert pools(gpu1={"ollama_models": both, "ollama_instances": instances}, gpu2={"ollama_models": both}) == {"llama3.2:1b": [1, 3, 4], "qwen3:latest": [2, 3, 4]}
+    found = pools(gpu1={"ollama_models": both, "ollama_instances": instances}, gpu2={"ollama_models": both})
+    assert found == {"llama3.2:1b": [1, 3, 4], "qwen3:latest": [2, 3, 4]}
 
 
 def test_one_model_in_several_spellings() -> None:
