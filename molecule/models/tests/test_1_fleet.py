@@ -46,6 +46,14 @@ def test_the_store_belongs_to_the_service(name: str) -> None:
 
 
 @each_host
+def test_a_mirror_brings_no_other_site(name: str) -> None:
+    """No site of the distribution's nginx, now or at boot."""
+    host = on_host(name)
+    assert not host.socket("tcp://0.0.0.0:80").is_listening
+    assert host.run("systemctl is-enabled nginx").stdout.strip() == "disabled"
+
+
+@each_host
 def test_a_model_of_ones_own_answers_as_it_was_told_to(name: str) -> None:
     """The stand-in repeats a system prompt at the end of its answer."""
     answer = ask(name, "/api/generate", {"model": "support-bot", "prompt": "hi", "stream": False})
