@@ -246,3 +246,11 @@ def test_the_log_names_the_client_and_no_host_keeps_a_prompt(gateway: Gateway) -
     assert gateway.host.check_output("bash -c %s", f"{fill} | {sent}") == "404"
     assert not files_with(mark)
     assert mark not in gateway.metrics()
+
+
+def test_every_line_of_the_log_is_json_in_ascii(gateway: Gateway) -> None:
+    assert gateway.call("/caf%e9/%00/%22", key=WRONG_KEY).status in (400, 401)
+    gateway.call("/caf%e9/%22", key=WRONG_KEY)
+    lines = gateway.host.check_output("cat /var/log/nginx/gpufleet-gateway.log").splitlines()
+    assert lines and all(line.isascii() and isinstance(json.loads(line), dict) for line in lines)
+    assert json.loads(lines[-1])["uri"] == "(not ASCII)"
