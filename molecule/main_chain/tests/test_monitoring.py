@@ -93,6 +93,31 @@ def test_metric_of_every_ollama_host(name: str, query: str) -> None:
 
 
 @pytest.mark.parametrize("name", MONITORING)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ollama_health_status",
+        "ollama_models_loaded",
+        "rate(nginx_http_requests_total[5m])",
+        'rate(nginx_http_requests_total{status=~"5.."}[5m])',
+        "histogram_quantile(0.99, rate(nginx_http_request_duration_seconds_bucket[5m]))",
+        "nginx_connections_active",
+    ],
+)
+def test_a_panel_has_data(name: str, query: str) -> None:
+    if "5.." in query:
+        # with every host taken out nobody can answer
+        gateway, files = runner.get_host(GATEWAYS[0]), " ".join(f"/var/lib/gpufleet-gateway/drained/{host}" for host in OLLAMA)
+        key = runner.get_variables(name)["ollama_gateway_clients"][0]["key"]
+        ask = f"curl -sk -o /dev/null -w '%{{http_code}}' -H 'Authorization: Bearer {key}' https://localhost/api/version"
+        try:
+            assert gateway.check_output(f"touch {files} && sleep 2 && {ask}") == "503"
+        finally:
+            gateway.check_output(f"rm {files} && sleep 2")
+    assert until(lambda: prometheus(name, "query", query=query)["result"], bool), query
+
+
+@pytest.mark.parametrize("name", MONITORING)
 def test_configuration_was_loaded(name: str) -> None:
     result = prometheus(name, "query", query="prometheus_config_last_reload_successful")["result"]
     assert [sample["value"][1] for sample in result] == ["1"]
