@@ -73,7 +73,7 @@ def key(number: int) -> str:
 
 def request(number: int = 0, model: str = "bench:1b", pieces: int = 0, path: str = "/api/chat") -> bytes:
     """A POST, as a client of that number sends it; pieces: of a stream."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": bool(pieces), "options": {"num_predict": pieces}})
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": bool(pieces), "options": {"num_predict": pieces or 1}})
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {key(number)}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
