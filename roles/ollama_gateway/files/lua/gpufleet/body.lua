@@ -42,8 +42,8 @@ local function string_end(text, i)
   end
 end
 
--- Brackets are counted byte by byte, with tables in place of branches, which LuaJIT compiles to one short loop: a call of find for each of 32
--- million brackets would keep the worker from everything else for seconds. States: 0 outside of strings, 256 in one, 512 behind a backslash.
+-- Many brackets are counted byte by byte, with tables in place of branches, which LuaJIT compiles to one short loop: a call of find for each
+-- of 32 million would keep the worker from everything else for seconds. States: 0 outside of strings, 256 in one, 512 behind a backslash.
 local NEXT, STEP = ffi.new("uint16_t[768]"), ffi.new("int8_t[768]")
 for char = 0, 255 do
   NEXT[char], NEXT[256 + char], NEXT[512 + char] = 0, 256, 256
@@ -51,16 +51,37 @@ end
 NEXT[34], NEXT[256 + 34], NEXT[256 + 92] = 256, 0, 512
 STEP[91], STEP[123], STEP[93], STEP[125] = 1, 1, -1, -1
 
--- index of the bracket that closes the one at i
-local function nested_end(text, i)
+local function count_on(text, i, depth)
   local bytes = ffi.cast("const unsigned char *", text)
-  local state, depth = 0, 0
+  local state = 0
   for at = i - 1, #text - 1 do
     local char = state + bytes[at]
     depth = depth + STEP[char]
     if depth == 0 then return at + 1 end
     state = NEXT[char]
   end
+end
+
+-- index of the bracket that closes the one at i. A usual body has few brackets and long strings, over which find leaps.
+local FEW = 200
+local function nested_end(text, i)
+  local depth, from = 0, i
+  for _ = 1, FEW do
+    local at = find(text, '["%[%]{}]', from)
+    if not at then return nil end
+    local char = byte(text, at)
+    if char == 34 then
+      at = string_end(text, at)
+      if not at then return nil end
+    elseif char == 91 or char == 123 then
+      depth = depth + 1
+    else
+      depth = depth - 1
+      if depth == 0 then return at end
+    end
+    from = at + 1
+  end
+  return count_on(text, from, depth)
 end
 
 -- the text of a string, from its first quote to its last
