@@ -37,7 +37,7 @@ from local import HOST, LocalGateway, free_port, nginx, upstream_hosts  # noqa: 
 WANTED = {
     "added to a request, p50 (ms)": 1.0,
     "added CPU of a request (us)": 60.0,
-    "added CPU of a request with a long answer (us)": 500.0,
+    "added CPU of a request with a long answer (us)": 200.0,
     "added time to the first token, p50 (ms)": 1.0,
     "added lag of a streamed piece, p50 (ms)": 1.0,
     "CPU of a streamed piece, ratio to plain": 1.5,

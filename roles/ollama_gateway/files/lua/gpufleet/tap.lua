@@ -6,7 +6,7 @@ local base = require "resty.core.base"
 local ffi = require "ffi"
 require "resty.core.param"
 
-local C, match = ffi.C, string.match
+local C, gmatch = ffi.C, string.gmatch
 
 local M = {}
 
@@ -73,30 +73,23 @@ local function append(ring, from, length)
   ring.length = ring.length + length
 end
 
--- Patterns that find the number which a field of this name has last, and where. Without ^, one that is not there would be looked for from
--- every place.
-local function patterns(...)
-  local list = { ... }
-  for i, name in ipairs(list) do list[i] = '^.*()"' .. name .. '":%s*(%d+)' end
-  return list
-end
-local OUT = patterns("eval_count", "completion_tokens", "output_tokens")
-local INTO = patterns("prompt_eval_count", "prompt_tokens", "input_tokens")
-local NANOSECONDS = patterns("eval_duration")
-
-local function last_number(text, list)
-  local last, number = 0, nil
-  for i = 1, #list do
-    local at, digits = match(text, list[i])
-    if at and at > last then last, number = at, tonumber(digits) end
-  end
-  return number
-end
+-- field -> place in what usage() returns
+local FIELDS = {
+  prompt_eval_count = 1, prompt_tokens = 1, input_tokens = 1,
+  eval_count = 2, completion_tokens = 2, output_tokens = 2,
+  eval_duration = 3,
+}
 
 -- What the end of an answer says: Ollama's own form, OpenAI's, Anthropic's. The text of a model cannot pass for it, since quotes in it are
 -- escaped. The arguments of a tool call and the tools that /v1/responses repeats can, but they come before: whatever is last counts.
+-- Returns tokens in, tokens out, nanoseconds of generating.
 function M.usage(text)
-  return last_number(text, INTO), last_number(text, OUT), last_number(text, NANOSECONDS)
+  local found = {}
+  for name, digits in gmatch(text, '"([%l_]+)":%s*(%d+)') do
+    local place = FIELDS[name]
+    if place then found[place] = digits end
+  end
+  return tonumber(found[1]), tonumber(found[2]), tonumber(found[3])
 end
 
 -- body filter: take a chunk. Returns its length, and whether it is the last.
