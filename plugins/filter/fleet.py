@@ -24,6 +24,7 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _mirror,
     _model,
     _models,
+    _monitoring,
     _rollout,
     _routing,
 )
@@ -94,6 +95,10 @@ class FilterModule:
             _models.store_models,
             _models.store_proxies,
             _models.warm_models,
+            _monitoring.alert_rules,
+            _monitoring.alertmanager_config,
+            _monitoring.scrape_configs,
+            _monitoring.web_users,
             _rollout.release_report,
             _rollout.rollout_instances,
             _routing.gateway_routing,

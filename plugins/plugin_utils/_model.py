@@ -28,12 +28,17 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment impor
 
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
+FLEET_GROUPS = ("ollama", "gateway", "mirror", "monitoring")
+# what Prometheus, the collection and its exporters put on series themselves
+TAKEN_LABELS = ("host", "role", "job", "instance", "ollama_instance", "model", "le", "quantile", "alertname", "severity")
 
 _INSTANCE_OPTIONS = (
     "name", "port", "gpus", "models", "models_dir", "environment", "extra_environment", "memory_max", "cpu_quota", "tasks_max", "weight", "backup",
 )
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SIZE = re.compile(r"([0-9]+)([KMGT]?)")
+# two underscores in front are Prometheus' own
+_LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 _GPU = re.compile(r"(GPU|MIG)-[0-9A-Za-z-]+(/[0-9]+/[0-9]+)?")
 # what splits, quotes or expands a path in a unit file
 _UNIT_UNSAFE = re.compile(r"[\s%\"'\\\x00-\x1f\x7f-\x9f]")
@@ -352,7 +357,8 @@ def reach_from_elsewhere(host: str, hostvars: Mapping[str, Any]) -> str:
 def scrape_targets(
     hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], port_option: str, default_port: int, own_host: str, own_address: str
 ) -> list[dict[str, Any]]:
-    """The hosts of one scrape job in Prometheus' file_sd form: a target each, labelled with the host's inventory name.
+    """The hosts of one scrape job in Prometheus' file_sd form: a target each, labelled with the host's inventory name (host), the groups of the
+    fleet that it is in (role), and what C(ollama_monitoring_labels) of the host says.
 
     The port is the host's C(port_option) in the inventory, or else C(default_port): another role's default is not to be seen.
     Prometheus' own host is asked at C(own_address), the one its exporters listen on: its name may mean loopback there.
@@ -361,8 +367,22 @@ def scrape_targets(
     for host in hosts:
         values = hostvars[host]
         address = own_address if host == own_host else (values.get("ollama_management_address") or reach_from_elsewhere(host, values))
-        result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": {"host": host}})
+        labels = {**_own_labels(host, values.get("ollama_monitoring_labels") or {}), "host": host}
+        role = "+".join(group for group in FLEET_GROUPS if group in (values.get("group_names") or []))
+        if role:
+            labels["role"] = role
+        result.append({"targets": [f"{url_host(address)}:{values.get(port_option) or default_port}"], "labels": labels})
     return result
+
+
+def _own_labels(host: str, given: Any) -> dict[str, str]:
+    where = f"ollama_monitoring_labels of {host}"
+    if not isinstance(given, Mapping):
+        raise ModelError(f"{where} is {given!r}: give names and values such as {{team: search}}")
+    for name in given:
+        if not _LABEL.fullmatch(str(name)) or name in TAKEN_LABELS:
+            raise ModelError(f"{where} has {name!r}: give a name of letters, digits and _, other than {', '.join(TAKEN_LABELS)}")
+    return {str(name): str(value) for name, value in given.items()}
 
 
 def config_id(parts: Iterable[Any]) -> str:
