@@ -13,6 +13,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _acme,
+    _archives,
     _capacity,
     _checksums,
     _firewall,
@@ -48,6 +49,7 @@ class FilterModule:
         functions = (
             _acme.acme_names,
             _acme.acme_reason,
+            _archives.archive_names,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _firewall.firewall_advice,
