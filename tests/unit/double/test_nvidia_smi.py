@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from xml.etree import ElementTree
 
 import pytest
 from nvidia import nvidia_smi
@@ -77,10 +77,11 @@ def smi(tmp_path: Path) -> Smi:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--version", "-q", "-x", "-L -q", "-L -L", "-r", "--gpu-reset", "-q -x -f /dev/null", "-i", "-pm", "-pm 2", "-pl", "-pl much", "-pl=300", "-lgc a,b", "-lgc 1,2,3",
-        "-rgc 1", "-e maybe", "-mig 3", "-pm 1 -pl 300", "-L extra", "extra", "--query-gpu=name", "--format=csv", "--query-gpu=name --format=json",
+        "--version", "-q", "-x", "-L -q", "-L -L", "-r", "--gpu-reset", "-q -x -f /dev/null", "-i", "-pm", "-pm 2", "-pl", "-pl much", "-pl=300",
+        "-lgc a,b", "-lgc 1,2,3", "-rgc 1", "-e maybe", "-mig 3", "-pm 1 -pl 300", "-L extra", "extra", "--query-gpu=name", "--format=csv", "--query-gpu=name --format=json",
         "--query-gpu=name --format=noheader", "--query-gpu name --format=csv", "--query-gpu= --format=csv", "--query-gpu=name --format=csv,nohead",
-        "--query-gpu=name --query-compute-apps=pid --format=csv", "--list-gpus=1", "mig", "mig -lgip", "mig -cci", "mig -C", "mig -cgi", "mig -dci -dgi", "mig -lgi -C",
+        "--query-gpu=name --query-compute-apps=pid --format=csv", "--list-gpus=1", "mig", "mig -lgip", "mig -cci", "mig -C", "mig -cgi",
+        "mig -dci -dgi", "mig -lgi -C",
     ],
 )  # fmt: skip
 def test_strict(smi: Smi, arguments: str) -> None:
@@ -119,14 +120,16 @@ def test_csv(smi: Smi) -> None:
     assert smi.value("ecc.mode.current,ecc.errors.uncorrected.volatile.total,temperature.memory,fabric.state") == "[N/A], [N/A], N/A, N/A"
 
 
-@pytest.mark.parametrize("name", ["healthy", "hgx", "mig", "consumer", "ecc", "remap", "recovery", "two_part_version", "fabric_waiting", "too_old", "busy", "hot"])
+@pytest.mark.parametrize(
+    "name", ["healthy", "hgx", "mig", "consumer", "ecc", "remap", "recovery", "two_part_version", "fabric_waiting", "too_old", "busy", "hot"]
+)
 def test_answers_agree(smi: Smi, name: str) -> None:
     """The list, the table and the document say the same."""
     smi.describe(name)
     document = ElementTree.fromstring(smi.told("-q -x"))
     rows = [line.split(", ") for line in smi.told("--query-gpu=uuid,pci.bus_id,name,driver_version,temperature.gpu --format=csv,noheader").splitlines()]
     assert rows == [
-        [gpu.findtext("uuid"), gpu.get("id"), gpu.findtext("product_name"), document.findtext("driver_version"), (gpu.findtext("temperature/gpu_temp") or "")[:-2]]
+        [gpu.findtext("uuid"), gpu.get("id"), gpu.findtext("product_name"), document.findtext("driver_version"), f"{gpu.findtext('temperature/gpu_temp')}"[:-2]]
         for gpu in document.findall("gpu")
     ]  # fmt: skip
     listed = [line for line in smi.told("-L").splitlines() if line.startswith("GPU")]

@@ -264,7 +264,11 @@ def test_newer_kernel(tmp_path: Path) -> None:
     assert reasons(tmp_path, described) == [f"kernel {OLD} runs and {NEW} is installed"]
 
 
-@pytest.mark.parametrize(("packages", "reason"), [("linux-base\ndbus\ndbus\n", "packages ask for it: dbus, linux-base"), ("", "packages ask for it (/run/reboot-required)")])
+@pytest.mark.parametrize(
+    ("packages", "reason"),
+    [("linux-base\ndbus\ndbus\n", "packages ask for it: dbus, linux-base"), ("", "packages ask for it (/run/reboot-required)")],
+    ids=["named", "not named"],
+)
 def test_packages(tmp_path: Path, packages: str, reason: str) -> None:
     """Debian's note."""
     described = healthy(tmp_path)

@@ -122,7 +122,9 @@ def test_hang(tmp_path: Path) -> None:
     assert "does not answer" in found["problem"]
 
 
-@pytest.mark.parametrize(("command", "problem"), [("", ""), ("/nowhere/nvidia-smi", "/nowhere/nvidia-smi cannot be run: the driver's programs are not installed")])
+@pytest.mark.parametrize(
+    ("command", "problem"), [("", ""), ("/nowhere/nvidia-smi", "/nowhere/nvidia-smi cannot be run: the driver's programs are not installed")]
+)
 def test_not_run(command: str, problem: str) -> None:
     """Not wanted, and not there."""
     assert _smi_xml.read(command) == {**_smi_xml.nothing(), "problem": problem}
@@ -203,7 +205,11 @@ def test_names_that_repeat() -> None:
 @pytest.mark.parametrize(
     ("inside", "count"),
     [
-        ("<sram_uncorrectable_parity>1</sram_uncorrectable_parity><sram_uncorrectable_secded>2</sram_uncorrectable_secded><dram_uncorrectable>4</dram_uncorrectable>", 7),
+        (
+            "<sram_uncorrectable_parity>1</sram_uncorrectable_parity><sram_uncorrectable_secded>2</sram_uncorrectable_secded>"
+            "<dram_uncorrectable>4</dram_uncorrectable>",
+            7,
+        ),
         ("<sram_uncorrectable>0</sram_uncorrectable><dram_uncorrectable>5</dram_uncorrectable>", 5),
         ("<single_bit><total>8</total></single_bit><double_bit><device_memory>3</device_memory><total>3</total></double_bit>", 3),
         ("<sram_uncorrectable>N/A</sram_uncorrectable><dram_uncorrectable>2</dram_uncorrectable>", 2),
