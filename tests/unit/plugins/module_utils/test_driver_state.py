@@ -216,6 +216,7 @@ def test_no_reason(tmp_path: Path, scenario: str) -> None:
         ({"recovery_action": "Node Reboot Required"}, f"the driver asks for a reboot for {UUID}"),
         ({"recovery_action": "GPU Reset"}, ""),
         ({"mig_current": None, "mig_pending": None}, ""),
+        ({"ecc_pending": None}, ""),
     ],
 )
 def test_reasons_of_a_gpu(tmp_path: Path, of_first: dict[str, Any], reason: str) -> None:
@@ -253,6 +254,13 @@ def test_driver_of_another_version(tmp_path: Path) -> None:
 def test_programs_of_another_version(tmp_path: Path) -> None:
     """Only nvidia-smi knows it."""
     assert reasons(tmp_path, healthy(tmp_path, "mismatch")) == [f"the driver's programs and the loaded driver {VERSION} have different versions"]
+
+def test_programs_of_another_version_with_another_status(tmp_path: Path) -> None:
+    """The words count as well as the status: only one driver was seen with it."""
+    healthy(tmp_path)
+    said = standin.program(tmp_path / "smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 1")
+    found = _driver_state.reboot_reasons(_pci.devices(f"{tmp_path}/sys"), driver(tmp_path), kernel(tmp_path), _smi_xml.read(said), f"{tmp_path}/root")
+    assert found == [f"the driver's programs and the loaded driver {VERSION} have different versions"]
 
 
 def test_newer_kernel(tmp_path: Path) -> None:

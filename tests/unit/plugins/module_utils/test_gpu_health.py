@@ -87,6 +87,7 @@ def test_every_fault_counts_alone(tmp_path: Path) -> None:
         ("remap_pending", "Yes", "warn"), ("retired_pending", "Yes", "warn"), ("hw_power_brake_slowdown", "Active", "warn"), ("temperature", 91, "warn"),
         ("temperature", 90, "ok"), ("recovery_action", "None", "ok"), ("recovery_action", None, "ok"), ("recovery_action", "GPU Reset", "fail"),
         ("ecc_uncorrected", None, "ok"), ("fabric_state", "Not Started", "fail"), ("fabric_status", "Unknown", "ok"), ("persistence", "Disabled", "warn"),
+        ("persistence", None, "ok"),
     ],
 )  # fmt: skip
 def test_one_value(tmp_path: Path, key: str, value: Any, verdict: str) -> None:
