@@ -5,7 +5,8 @@
 The exporter runs as the role installs it, with 4 instances of 100 models each, 4 of them loaded, and a store of 100 models on disk. The
 instances are one server with canned answers, in a process of its own. What a scrape takes is compared with the least that it could take: the same
 questions to the same server, one after the other, and their answers parsed. A second exporter looks through the store all the time, not once a
-minute. All alternate, and what counts is the median of all rounds, and of the rounds' ratios: a busy machine slows all alike. `--python` runs the exporter with another interpreter, such as a distribution's own.
+minute. All alternate, and what counts is the median of all rounds, and of the rounds' ratios: a busy machine slows all alike. `--python` runs
+the exporters with another interpreter, such as a distribution's own.
 """
 from __future__ import annotations
 
@@ -143,7 +144,8 @@ class Exporter:
         self.port = free_port()
         wanted = {f"library-{number}/llama3.1:8b": f"sha256:{digest(str(number))}" for number in range(MODELS)}
         config = {"address": "127.0.0.1", "port": self.port, "timeout_seconds": TIMEOUT, "instances": [
-            {"name": f"i{number}", "url": url, "store": str(folder.parent / "store"), "gpu_expected": True, "models": wanted} for number, url in enumerate(urls)]}
+            {"name": f"i{number}", "url": url, "store": str(folder.parent / "store"), "gpu_expected": True, "models": wanted}
+            for number, url in enumerate(urls)]}
         path = folder / "config.json"
         path.write_text(json.dumps(config), encoding="utf-8")
         self.process = subprocess.Popen(  # pylint: disable=consider-using-with
@@ -220,7 +222,8 @@ def measure(port: int, exporters: list[Exporter], rounds: int) -> Figures:
         busy.scrape()
         ask_alone(port)
     samples = [line for line in text.splitlines() if not line.startswith("#")]
-    for name, count in (("ollama_model_size_bytes", MODELS), ("ollama_model_stale", MODELS), ("ollama_model_missing", MODELS), ("ollama_model_gpu_ratio", LOADED)):
+    counts = {"ollama_model_size_bytes": MODELS, "ollama_model_stale": MODELS, "ollama_model_missing": MODELS, "ollama_model_gpu_ratio": LOADED}
+    for name, count in counts.items():
         found = sum(line.startswith(f"{name}{{") for line in samples)
         if found != count * INSTANCES:
             raise SystemExit(f"{found} samples of {name}, not {count * INSTANCES}")
@@ -237,7 +240,8 @@ def measure(port: int, exporters: list[Exporter], rounds: int) -> Figures:
         raise SystemExit(f"the store was looked through {len(looks)} times in {rounds} rounds")
     used = (exporter.cpu() - used) / rounds
     print(f"\n{INSTANCES} instances of {MODELS} models: {len(samples)} samples, {len(text) / 1024:.0f} KiB; {rounds} rounds")
-    print(f"a scrape p50 {median(scrapes):.1f} ms, p90 {sorted(scrapes)[int(rounds * 0.9)]:.1f} ms; beside a look at the store p50 {median(beside):.1f} ms; asking alone p50 {median(alone):.1f} ms; "
+    print(f"a scrape p50 {median(scrapes):.1f} ms, p90 {sorted(scrapes)[int(rounds * 0.9)]:.1f} ms; beside a look at the store "
+          f"p50 {median(beside):.1f} ms; asking alone p50 {median(alone):.1f} ms; "
           f"resident {start_memory:.1f} MiB at the start, {exporter.memory():.1f} MiB now")
     late = [took(hung.scrape) for _round in range(3)]
     if 'ollama_health_status{ollama_instance="i3"} 0.0' not in hung.scrape():

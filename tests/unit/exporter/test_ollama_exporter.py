@@ -428,7 +428,9 @@ def test_store_that_is_not_there_yet_is_empty(ollama, tmp_path: Path) -> None:
     assert {value for name, value in samples.items() if "scan" not in name} == {0} and not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", b"[" * 200_000, b'{"layers": [{"size": 1}]}', b'{"layers": [{"digest": 1, "size": 1e999}]}', b"x" * (5 << 20)])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>", b"[" * 200_000, b'{"layers": [{"size": 1}]}', b'{"layers": [{"digest": 1, "size": 1e999}]}', b"x" * (5 << 20)]
+)
 def test_manifest_that_cannot_be_read_hides_orphans(ollama, tmp_path: Path, data: bytes) -> None:
     add_model(tmp_path, "llama3.2/1b", b"weights")
     write(tmp_path / "manifests/registry.ollama.ai/library/broken/latest", data)
