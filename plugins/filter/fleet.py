@@ -83,6 +83,7 @@ class FilterModule:
             _model.service_units,
             _model.store_writer,
             _model.url_host,
+            _models.exporter_instances,
             _models.manifest,
             _models.mirror_store,
             _models.model_sources,
