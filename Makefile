@@ -1,11 +1,12 @@
 # make demo        a fleet of four systemd hosts on this machine, from bare to a streamed answer
 # make demo-down   remove it (IMAGES=1: the host images too)
 # make test        everything;  make test-fast: no containers;  make lint
+# make test-gpu    what only a host with NVIDIA GPUs can show, on this one (OLLAMA_URL: its Ollama)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export GPUFLEET_CACHE GPUFLEET_PYTHON GPUFLEET_GATEWAY_PORT GPUFLEET_PROMETHEUS_PORT OLLAMA
 
-.PHONY: help demo demo-down test test-fast lint docs
+.PHONY: help demo demo-down test test-fast test-gpu lint docs
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -25,6 +26,10 @@ test:
 test-fast:
 	@tests/rig/bootstrap fast
 	@.venv/bin/python tests/rig/run_tests.py fast
+
+test-gpu:
+	@tests/rig/bootstrap fast
+	@.venv/bin/python -m pytest -v -rs tests/gpu
 
 lint:
 	@tests/rig/bootstrap fast

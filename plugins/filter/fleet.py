@@ -13,6 +13,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _acme,
+    _archives,
     _capacity,
     _checksums,
     _containers,
@@ -51,6 +52,7 @@ class FilterModule:
         functions = (
             _acme.acme_names,
             _acme.acme_reason,
+            _archives.archive_names,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _containers.cdi_feature_flags,
@@ -88,6 +90,7 @@ class FilterModule:
             _model.service_units,
             _model.store_writer,
             _model.url_host,
+            _models.exporter_instances,
             _models.manifest,
             _models.mirror_store,
             _models.model_sources,

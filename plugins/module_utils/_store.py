@@ -36,7 +36,7 @@ _STAGED = re.compile(r".*\.(part|part\.map|new)")
 # what was not touched for so long is given up
 _OLD_SECONDS = 7 * 24 * 3600
 _LOCK_SECONDS = 0.2
-_SHARED, _PRIVATE = 0o755, 0o700
+_MODE = 0o755
 
 
 class StoreError(Exception):
@@ -64,9 +64,12 @@ class Store:
     # -- reading ------------------------------------------------------------
 
     def names(self) -> dict[Name, str]:
-        """The models that the store lists: name, and the path of its manifest. Files at another depth are none."""
+        """The models that the store lists: name, and the path of its manifest. Files at another depth are none.
+
+        OSError where a directory cannot be read: its models would seem to be gone, and their blobs nobody's.
+        """
         result = {}
-        for folder, folders, files in os.walk(self.manifests):
+        for folder, folders, files in os.walk(self.manifests, onerror=_raise_unless_gone):
             folders.sort()
             depth = 0 if folder == self.manifests else os.path.relpath(folder, self.manifests).count(os.sep) + 1
             if depth == 3:
@@ -149,11 +152,10 @@ class Store:
 
     def orphans(self) -> dict[str, int]:
         """Blobs that no manifest names, digest -> bytes. Empty while any manifest is unreadable, since it may name them."""
+        # before the manifests: one that comes meanwhile has its own
+        sizes = self.sizes()
         used, broken = self.used()
-        if broken:
-            return {}
-        sizes = {name.replace("-", ":", 1): status.st_size for name, status in self._files(self.blobs, _BLOB)}
-        return {digest: size for digest, size in sizes.items() if digest not in used}
+        return {} if broken else {digest: size for digest, size in sizes.items() if digest not in used}
 
     def partials(self) -> dict[str, int]:
         """What broken-off downloads left, of Ollama and of our own: path -> bytes on disk."""
@@ -173,9 +175,13 @@ class Store:
                 found.append((name, os.stat(os.path.join(folder, name))))
         return found
 
+    def sizes(self) -> dict[str, int]:
+        """All blobs, digest -> bytes."""
+        return {name.replace("-", ":", 1): status.st_size for name, status in self._files(self.blobs, _BLOB)}
+
     def bytes(self) -> int:
         """Bytes of all blobs."""
-        return sum(status.st_size for _name, status in self._files(self.blobs, _BLOB))
+        return sum(self.sizes().values())
 
     def free(self) -> int:
         """Bytes that may be written where the store is, or will be."""
@@ -253,23 +259,25 @@ class Store:
     def make_directories(self) -> None:
         """Make what is missing of the store."""
         for path in (self.path, self.blobs, self.manifests, self.private):
-            self._make_directory(path, _SHARED)
-        self._make_directory(self.staging, _PRIVATE)
+            self._make_directory(path)
+        # others may see what is there, the exporter for one, but not write there. What they must not open, since who can open a lock can
+        # hold it, is closed to them by its own mode
+        self._make_directory(self.staging, ours=True)
 
     @staticmethod
-    def _make_directory(path: str, mode: int) -> None:
+    def _make_directory(path: str, ours: bool = False) -> None:
+        """One that is there keeps its mode, but for one that is C(ours)."""
         try:
-            os.mkdir(path, mode)
+            os.mkdir(path, _MODE)
         except FileExistsError:
-            # who can open a lock can hold it
-            if mode == _SHARED or stat.S_IMODE(os.stat(path).st_mode) == mode:
+            if not ours or stat.S_IMODE(os.stat(path).st_mode) == _MODE:
                 return
         except FileNotFoundError:
-            os.makedirs(path, mode)
+            os.makedirs(path, _MODE)
         # others read the store too, a mirror for one, whatever the umask is
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchmod(descriptor, mode)
+            os.fchmod(descriptor, _MODE)
         finally:
             os.close(descriptor)
 
@@ -336,7 +344,7 @@ class Store:
         path = self.manifest_path(name)
         parts = os.path.relpath(os.path.dirname(path), self.manifests).split(os.sep)
         for depth in range(1, len(parts) + 1):
-            self._make_directory(os.path.join(self.manifests, *parts[:depth]), _SHARED)
+            self._make_directory(os.path.join(self.manifests, *parts[:depth]))
         self.write(path, manifest.raw)
 
     def _freshen(self, layer: Layer) -> None:
@@ -399,6 +407,11 @@ def as_root() -> Iterator[None]:
         yield
     finally:
         os.seteuid(uid)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _locked(descriptor: int, wait: bool) -> bool:

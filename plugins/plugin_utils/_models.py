@@ -247,6 +247,32 @@ def warm_models(fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[M
     return result
 
 
+def exporter_instances(
+    fleet_instances: Iterable[Mapping[str, Any]], models: Iterable[Mapping[str, Any]], lock: Mapping[str, Mapping[str, Any]], has_gpus: bool = False,
+) -> list[dict[str, Any]]:
+    """What the exporter of a host must know of its instances.
+
+    Args: the completed instances, the checked manifest, the checked lock, and whether the host should have GPUs that Ollama can use.
+    Returns dicts of name, url, store (path), gpu_expected (bool), and models: those that the instance should have, name -> the digest
+    C(sha256:<hex>) that the lock pins, or None.
+    """
+    by_key = {parse(model["name"]).key: model for model in models}
+    pinned = {parse(name).key: entry["manifest_digest"] for name, entry in lock.items()}
+    result = []
+    for item in fleet_instances:
+        keys = _served_keys(item, by_key)
+        result.append({
+            "name": item["name"],
+            "url": item["url"],
+            "store": item["models_dir"],
+            # whoever names GPUs counts on them
+            "gpu_expected": item["gpus"] != "none" and (has_gpus or item["gpus"] != "all"),
+            # one that is made here has no digest that anybody could know before
+            "models": {model["name"]: None if model["definition"] else pinned.get(key) for key, model in by_key.items() if key in keys},
+        })
+    return result
+
+
 def model_sources(
     mirrors: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], host: str, wanted: Iterable[str] = (), playing: Iterable[str] = (), result: str = "",
 ) -> list[str]:

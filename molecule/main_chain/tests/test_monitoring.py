@@ -82,6 +82,12 @@ def test_every_target_is_up(name: str) -> None:
         'ollama_info{version!=""}',
         'ollama_health_checks_total{result="ok"} > 0',
         "ollama_exporter_scrape_duration_seconds < 3",
+        "ollama_instance_gpu_expected == 0",
+        "count by (host, ollama_instance) (ollama_model_missing == 0) == 2",
+        "ollama_store_bytes > 0 and ollama_store_blobs > 2",
+        "ollama_store_partial_bytes >= 0 and ollama_store_orphaned_bytes >= 0",
+        "ollama_store_unreadable_manifests == 0 and ollama_store_scan_errors_total == 0",
+        "time() - ollama_store_scan_timestamp_seconds < 120",
     ],
 )
 def test_metric_of_every_ollama_host(name: str, query: str) -> None:
@@ -170,6 +176,24 @@ def test_hung_instance_is_a_metric(name: str) -> None:
         host.run(f"systemctl kill --signal=CONT {unit}")
     assert hung == 'ollama_health_status{ollama_instance="default"} 0.0'
     assert until(lambda: host.check_output(ask), lambda answer: answer.endswith(" 1.0")) == 'ollama_health_status{ollama_instance="default"} 1.0'
+
+
+@pytest.mark.parametrize("name", OLLAMA)
+def test_loaded_model_is_seen_where_it_runs(name: str) -> None:
+    host = runner.get_host(name)
+    load = "curl -sS --fail --max-time 20 http://$(hostname -i):11434/api/generate -d"
+    body = {"model": "smollm2:135m", "stream": False}
+    labels = 'ollama_instance="default",model="smollm2:135m"'
+    host.check_output(f"{load} '{json.dumps({**body, 'keep_alive': 600})}'")
+    try:
+        lines = host.check_output("curl -sS --max-time 8 http://$(hostname -i):9778/metrics").splitlines()
+    finally:
+        host.check_output(f"{load} '{json.dumps({**body, 'keep_alive': 0})}'")
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    # a host without a GPU
+    assert found[f"ollama_model_gpu_ratio{{{labels}}}"] == found[f"ollama_model_vram_bytes{{{labels}}}"] == 0
+    assert found[f"ollama_model_loaded_size_bytes{{{labels}}}"] > 0
+    assert 0 < found[f"ollama_model_expires_timestamp_seconds{{{labels}}}"] - time.time() < 660
 
 
 @pytest.mark.parametrize("name", OLLAMA)

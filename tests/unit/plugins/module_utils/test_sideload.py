@@ -436,7 +436,7 @@ def test_owner(rig: Rig) -> None:
         rig.check_whole()
         files = [Path(folder), *Path(folder).rglob("*")]
         assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(65534, 65534)}
-        assert {oct(path.stat().st_mode & 0o777) for path in files if path.suffix != ".lock"} == {"0o644", "0o755", "0o700"}
+        assert {oct(path.stat().st_mode & 0o777) for path in files if path.suffix != ".lock"} == {"0o644", "0o755"}
     assert victim.read_bytes() == b"precious" and victim.stat().st_uid == 0
 
 

@@ -95,7 +95,7 @@ def test_publish(store: Store) -> None:
     found = store.read(parse("LLaMA3.2:1B"))
     assert found and found.digest == manifest.digest and store.missing(manifest.layers) == [] and store.bytes() == 15
     for folder, _folders, files in os.walk(store.path):
-        assert os.stat(folder).st_mode & 0o777 == (0o700 if folder == store.staging else 0o755), folder
+        assert os.stat(folder).st_mode & 0o777 == 0o755, folder
         assert all(os.stat(os.path.join(folder, file)).st_mode & 0o777 == 0o644 for file in files if not file.endswith(".lock"))
     assert store.partials() == {} and [file for file in os.listdir(store.staging) if not file.endswith(".lock")] == []
     assert store.unverified(manifest.layers) == []
@@ -141,6 +141,19 @@ def test_foreign_files(store: Store) -> None:
     with pytest.raises(ManifestError, match=f"{broken}: this is no manifest"):
         store.read(parse("a:broken"))
     assert store.read(parse("a")) and store.read(parse("h/n/m:t")) is None
+
+
+def test_what_cannot_be_read_is_not_taken_for_gone(owned: Store) -> None:
+    """The models of a directory that is closed to the reader are still there: their blobs are nobody's to delete."""
+    with owned.as_owner():
+        put(owned, "a", b"weights")
+        put(owned, "b", b"others")
+    os.chmod(os.path.join(owned.manifests, "registry.ollama.ai/library/b"), 0o700)
+    os.chown(os.path.join(owned.manifests, "registry.ollama.ai/library/b"), 0, 0)
+    with owned.as_owner():
+        for ask in (owned.names, owned.used, owned.orphans):
+            with pytest.raises(PermissionError):
+                ask()
 
 
 def test_partials(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,13 +312,13 @@ def test_pipes_do_not_block(store: Store) -> None:
 
 
 def test_locks_are_private(store: Store) -> None:
-    """Who can open a lock can hold it, so nobody else can; those of earlier versions are mended."""
+    """Who can open a lock can hold it, so nobody else can; those of earlier versions are mended. Who measures the store sees what is there."""
     store.make_directories()
-    os.chmod(store.staging, 0o755)
+    os.chmod(store.staging, 0o700)
     Path(store.staging, "x.lock").touch(0o644)
     store.make_directories()
     with store.lock("x"), store.lock("y"):
-        assert os.stat(store.staging).st_mode & 0o777 == 0o700
+        assert os.stat(store.staging).st_mode & 0o777 == 0o755
         assert {os.stat(os.path.join(store.staging, file)).st_mode & 0o777 for file in os.listdir(store.staging)} == {0o600}
 
 

@@ -124,6 +124,21 @@ def test_warm_models() -> None:
     ]
 
 
+def test_exporter_instances() -> None:
+    """Each instance with what it should have, pinned where the lock has it in whatever spelling, and whether it should use GPUs."""
+    models = _models.manifest(["a", "B:1", {"name": "bot", "from": "a"}, {"name": "gone", "state": "absent"}])
+    lock = {"A:latest": {"manifest_digest": "sha256:aa"}, "bot:latest": {"manifest_digest": "sha256:bb"}, "else:1": {"manifest_digest": "sha256:cc"}}
+    items = completed([{}, {"models": ["bot"], "models_dir": "/other", "gpus": "none"}, {"models": [], "gpus": ["GPU-1"]}])
+    assert _models.exporter_instances(items, models, lock, True) == [
+        {"name": "i0", "url": "http://10.0.0.5:11434", "store": "/store", "gpu_expected": True,
+         "models": {"a:latest": "sha256:aa", "B:1": None, "bot:latest": None}},
+        # what a model is made from belongs there too
+        {"name": "i1", "url": "http://10.0.0.5:11435", "store": "/other", "gpu_expected": False, "models": {"a:latest": "sha256:aa", "bot:latest": None}},
+        {"name": "i2", "url": "http://10.0.0.5:11436", "store": "/store", "gpu_expected": True, "models": {}},
+    ]
+    assert [item["gpu_expected"] for item in _models.exporter_instances(items, models, {})] == [False, False, True]
+
+
 def test_sources() -> None:
     """Finished hosts first, a few of them, then caches, then mirrors out of the play; never oneself, nor who has nothing yet."""
     hosts = [f"h{number}" for number in range(8)]
