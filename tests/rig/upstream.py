@@ -181,6 +181,8 @@ def main() -> int:
     parser.add_argument("--site", action="append", default=[], metavar="HOST=DIR")
     parser.add_argument("--trust", nargs="*", default=[], metavar="HOST")
     args = parser.parse_args()
+    # served also when nothing is in it
+    RELEASES.mkdir(parents=True, exist_ok=True)
     try:
         checksums = {version: build_release(version) for version in args.version}
         sites = {host: Path(folder) for host, _equals, folder in (site.partition("=") for site in args.site)}
