@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export GPUFLEET_CACHE GPUFLEET_PYTHON GPUFLEET_GATEWAY_PORT GPUFLEET_PROMETHEUS_PORT OLLAMA
 
-.PHONY: help demo demo-down test test-fast test-gpu lint docs
+.PHONY: help demo demo-down test test-fast test-gpu lint docs dashboards
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -39,3 +39,8 @@ lint:
 docs:
 	@tests/rig/bootstrap fast
 	@.venv/bin/python tests/rig/role_docs.py
+
+# the dashboards of Grafana, from tests/rig/dashboards.py
+dashboards:
+	@tests/rig/bootstrap fast
+	@.venv/bin/python tests/rig/dashboards.py

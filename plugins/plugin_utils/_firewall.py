@@ -59,7 +59,7 @@ def firewall_services(
             add("gpu_exporter", port("gpu_exporter_port", 9835), monitors)
     if host in gateways:
         add("gateway", port("ollama_gateway_port", 443), networks=_texts("ollama_firewall_gateway_networks", gateway_networks))
-        if str(values.get("ollama_gateway_acme_enabled", False)).lower() in ("true", "yes", "on", "1"):
+        if _is_true(values.get("ollama_gateway_acme_enabled", False)):
             # the authority asks from addresses that nobody knows before
             add("certificates of the gateway", 80, networks=EVERYBODY)
         add("metrics of the gateway", port("ollama_gateway_metrics_port", 9113), monitors)
@@ -67,9 +67,18 @@ def firewall_services(
         allowed = _texts("ollama_mirror_allowed_networks", values.get("ollama_mirror_allowed_networks") or [])
         add("mirror", port("ollama_mirror_port", 8140), ollama + mirrors, allowed)
     if host in monitors:
-        add("Prometheus", port("ollama_monitoring_port", 9090), networks=_texts("ollama_firewall_monitoring_networks", monitoring_networks))
+        watchers = _texts("ollama_firewall_monitoring_networks", monitoring_networks)
+        add("Prometheus", port("ollama_monitoring_port", 9090), networks=watchers)
+        if _is_true(values.get("ollama_monitoring_alertmanager_enabled", True)):
+            add("Alertmanager", port("ollama_monitoring_alertmanager_port", 9093), networks=watchers)
+        if _is_true(values.get("ollama_monitoring_grafana_enabled", False)):
+            add("Grafana", port("ollama_monitoring_grafana_port", 3000), networks=watchers)
     add("node_exporter", port("node_exporter_port", 9100), monitors)
     return result
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
 
 
 def _addresses(host: str, values: Mapping[str, Any]) -> list[str]:

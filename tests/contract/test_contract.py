@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/rig"))
 
+import dashboards  # noqa: E402
 import role_docs  # noqa: E402
 
 ROLES = sorted(path for path in (ROOT / "roles").iterdir())
@@ -224,6 +225,12 @@ def test_filters_are_documented() -> None:
         found |= set(re.findall(r"^\s+_\w+\.(\w+),$|^\s+\"(\w+)\":", path.read_text(encoding="utf-8"), re.M))
     names = {a or b for a, b in found}
     assert names == {path.stem for path in (ROOT / "plugins/filter").glob("*.yml")}
+
+
+def test_dashboards_are_current() -> None:
+    """The JSON files are what their source makes, and no other is there."""
+    found = {path: path.read_text(encoding="utf-8") for path in dashboards.FOLDER.glob("*")}
+    assert found == dashboards.files(), "stale: run make dashboards"
 
 
 def files_of_git() -> list[str]:

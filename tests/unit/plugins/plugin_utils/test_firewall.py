@@ -83,11 +83,19 @@ def test_prometheus_is_closed_unless_networks_are_given() -> None:
     ]
 
 
+def test_what_shows_alerts_is_closed_too() -> None:
+    """Alertmanager, unless it is off, and Grafana where it is on, each at its own port."""
+    found = {item["name"]: (item["port"], item["networks"]) for item in services("mon", {"ollama_monitoring_grafana_enabled": True}, monitoring=["10.5.0.0/16"])}
+    assert found["Alertmanager"] == (9093, ["10.5.0.0/16"]) and found["Grafana"] == (3000, ["10.5.0.0/16"])
+    names = {item["name"] for item in services("mon", {"ollama_monitoring_alertmanager_enabled": False})}
+    assert names.isdisjoint({"Alertmanager", "Grafana"}) and "Prometheus" in names
+
+
 def test_a_single_box() -> None:
     """In all groups, reached by loopback: nobody else in the fleet, so nothing is looked up."""
     groups = {group: ["box"] for group in GROUPS}
     found = _firewall.firewall_services("box", {"box": {"ansible_host": "127.0.0.1"}}, groups, _firewall.EVERYBODY, [])
-    assert [item["port"] for item in found] == [11434, 9778, 443, 9113, 8140, 9090, 9100] and not any(item["peers"] for item in found)
+    assert [item["port"] for item in found] == [11434, 9778, 443, 9113, 8140, 9090, 9093, 9100] and not any(item["peers"] for item in found)
 
 
 def test_networks_that_overlap_become_one() -> None:
@@ -206,7 +214,9 @@ def test_bad_networks() -> None:
 def test_advice() -> None:
     """One line, without what is open to everybody."""
     assert _firewall.firewall_advice(services("gw")) == "9113 (metrics of the gateway) only from mon; 9100 (node_exporter) only from mon"
-    assert _firewall.firewall_advice(services("mon")) == "9090 (Prometheus) only from the host itself; 9100 (node_exporter) only from the host itself"
+    own = "{} only from the host itself".format
+    told = "; ".join(map(own, ("9090 (Prometheus)", "9093 (Alertmanager)", "9100 (node_exporter)")))
+    assert _firewall.firewall_advice(services("mon")) == told
 
 
 @pytest.mark.skipif(not shutil.which("nft") or os.geteuid() != 0, reason="nft is not there, or asks for root")

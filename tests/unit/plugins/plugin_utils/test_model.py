@@ -277,6 +277,16 @@ def test_scrape_targets() -> None:
     assert found[1]["labels"] == {"host": "b"}
 
 
+def test_labels_of_scrape_targets() -> None:
+    """The groups of the fleet, in one order, and what the host's own variables say; nothing that others put there."""
+    hostvars = {"a": {"group_names": ["monitoring", "gpu", "gateway"], "ollama_monitoring_labels": {"team": "search", "rack": 7}}}
+    [found] = _model.scrape_targets(["a"], hostvars, "x_port", 9100, "m", "10.1.0.4")
+    assert found["labels"] == {"host": "a", "role": "gateway+monitoring", "team": "search", "rack": "7"}
+    for wrong in ({"host": "b"}, {"a-b": 1}, {"__x": 1}, {"model": "x"}, ["team"]):
+        with pytest.raises(_model.ModelError, match="ollama_monitoring_labels of a"):
+            _model.scrape_targets(["a"], {"a": {"ollama_monitoring_labels": wrong}}, "x_port", 9100, "m", "10.1.0.4")
+
+
 def test_the_id_changes_with_any_part_and_not_with_the_order_of_keys() -> None:
     first = _model.config_id(["x", {"a": 1, "b": 2}])
     assert len(first) == 16
