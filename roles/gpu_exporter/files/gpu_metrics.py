@@ -89,7 +89,7 @@ def families(state: dict[str, Any], now: float) -> list[tuple[str, str, list[Sam
         ),
         ("gpu_count", "GPUs of NVIDIA on the PCI bus, those that are given to a virtual machine left out.", [({}, len(state["gpus"]))]),
         ("gpu_expected_count", "GPUs that the host must have; 0 when nobody said.", [({}, state["expected_count"])]),
-        ("gpu_usable_count", "GPUs that nvidia-smi lists.", [({}, len(smi["gpus"]))]),
+        ("gpu_usable_count", "GPUs that nvidia-smi lists, those that it has lost left out.", [({}, sum(not gpu["errors"] for gpu in smi["gpus"]))]),
         ("gpu_smi_success", "Whether nvidia-smi answered.", [({}, smi["status"] == 0)]),
         ("gpu_health", "The verdict about the GPUs of the host: 1 for the one that holds.", [({"verdict": name}, name == verdict) for name in VERDICTS]),
         (
