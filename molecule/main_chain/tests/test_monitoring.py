@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import urllib.parse
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 import testinfra.utils.ansible_runner
 
-sys.path.insert(0, str(Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / "tests/rig"))
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+sys.path.insert(0, str(PROJECT / "tests/rig"))
 
 import dashboards  # noqa: E402
 
@@ -167,6 +169,20 @@ def test_every_query_of_every_dashboard(name: str, dashboard: str, panel: str, q
     # prometheus() itself refuses what is no PromQL
     found = prometheus(name, "query", query=query)["result"]
     if dashboard not in WITHOUT_DATA and panel not in WITHOUT_DATA:
+        assert found or until(lambda: prometheus(name, "query", query=query)["result"], bool), query
+
+
+# said in docs/operations.md; those that are empty while all is well
+OPERATIONS = re.findall(r"```promql\n(.*?)\n```", (PROJECT / "docs/operations.md").read_text(encoding="utf-8"), re.S)
+EMPTY_WHEN_WELL = ('status=~"5.."', "ollama_model_gpu_ratio < 1", "ALERTS", "ollama_gateway_rejected_total")
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("name", MONITORING)
+@pytest.mark.parametrize("query", OPERATIONS)
+def test_every_query_of_the_operations_guide(name: str, query: str) -> None:
+    found = prometheus(name, "query", query=query)["result"]
+    if not any(part in query for part in EMPTY_WHEN_WELL):
         assert found or until(lambda: prometheus(name, "query", query=query)["result"], bool), query
 
 
