@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, gpufleet.ollama contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""The GPUs of a host, read from the kernel; nvidia-smi is asked only for what the kernel does not say.
+"""The GPUs of a host and their device nodes, read from the kernel.
 
 Every function takes the folders that it reads, and an absent file means that there is no such thing: nothing here raises for a host
 without a GPU or without a driver.
@@ -13,15 +13,9 @@ import glob
 import grp
 import os
 import re
-import signal
 import stat
-import subprocess
-import tempfile
-from typing import Any
+from typing import Any, Mapping
 
-# a driver in trouble leaves nvidia-smi hanging rather than failing
-SMI_SECONDS = 20.0
-MIB = 1 << 20
 AMD_VENDOR = "0x1002"
 GPU_NODES = "nvidia[0-9]*"
 # the card nodes of displays are left out: nothing computes through them
@@ -87,54 +81,12 @@ def driver_version(proc: str = "/proc") -> str:
     return found[1] if found else ""
 
 
-def _output(command: list[str], seconds: float) -> str:
-    """What a command prints; nothing when it is missing, fails, or takes too long.
-
-    A process that hangs in the driver cannot be killed, and its children keep a pipe open: hence the file and the group of its own.
-    """
-    with tempfile.TemporaryFile() as file:
-        try:
-            process = subprocess.Popen(  # pylint: disable=consider-using-with
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "LC_ALL": "C"},
-                start_new_session=True,
-            )
-        except OSError:
-            return ""
-        try:
-            status = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            try:
-                process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                # it stays behind until the driver lets it go
-                pass
-            return ""
-        if status:
-            return ""
-        file.seek(0)
-        return file.read().decode("utf-8", "replace")
+def known(proc: str = "/proc", dev: str = "/dev") -> bool:
+    """Whether an NVIDIA driver shows itself here: in a container it may be the only sign of a GPU."""
+    return os.path.exists(f"{proc}/driver/nvidia") or bool(_device_nodes(dev, GPU_NODES))
 
 
-def smi(command: str, fields: list[str], seconds: float | None = None) -> list[dict[str, str]]:
-    """A row for each GPU with what nvidia-smi says about these fields, as it says it: numbers without units, V([N/A]) as it is.
-
-    Empty when the command is empty, missing, fails or hangs.
-    """
-    if not command:
-        return []
-    query = [command, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    rows = [[value.strip() for value in line.split(", ")] for line in _output(query, SMI_SECONDS if seconds is None else seconds).splitlines()]
-    return [dict(zip(fields, row)) for row in rows if len(row) == len(fields)]
-
-
-def _nvidia(dev: str, proc: str, command: str) -> list[dict[str, Any]]:
-    # nvidia-smi first: a GPU that nobody has used since boot has no UUID in /proc before
-    memory = {row["uuid"]: int(row["memory.total"]) * MIB for row in smi(command, ["uuid", "memory.total"]) if row["memory.total"].isdigit()}
+def _nvidia(dev: str, proc: str, memory: Mapping[str, int | None]) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for path in glob.glob(f"{glob.escape(proc)}/driver/nvidia/gpus/*/information"):
         values = {key.strip(): value.strip() for key, _colon, value in (line.partition(":") for line in _read(path).splitlines())}
@@ -171,9 +123,13 @@ def _gpu(uuid: str, minor: int, name: str, bus_id: str, memory_bytes: int | None
     return {"uuid": uuid, "minor": minor, "name": name, "bus_id": bus_id, "memory_bytes": memory_bytes, "vendor": vendor}
 
 
-def gpus(dev: str = "/dev", proc: str = "/proc", sys: str = "/sys", command: str = "nvidia-smi") -> list[dict[str, Any]]:
+def gpus(
+    dev: str = "/dev", proc: str = "/proc", sys: str = "/sys", memory: Mapping[str, int | None] | None = None
+) -> list[dict[str, Any]]:
     """The GPUs by minor: uuid (empty when unknown), minor, name, bus_id, memory_bytes (or None), vendor V(nvidia) or V(amd).
 
-    The minor of an AMD card is the number of its render node. A node that the driver says nothing about is a GPU, too.
+    C(memory) is that of NVIDIA GPUs by UUID, in bytes: nvidia-smi says it, and it must have been asked before, since a GPU that nobody has
+    used since boot has no UUID here until then. The minor of an AMD card is the number of its render node. A node that the driver says
+    nothing about is a GPU, too.
     """
-    return sorted(_nvidia(dev, proc, command) + _amd(dev, sys), key=lambda gpu: (gpu["minor"], gpu["vendor"]))
+    return sorted(_nvidia(dev, proc, memory or {}) + _amd(dev, sys), key=lambda gpu: (gpu["minor"], gpu["vendor"]))

@@ -1,10 +1,9 @@
-"""Reading GPUs from trees like those of a kernel, and from an nvidia-smi that is in trouble."""
+"""Reading GPUs from trees like those of a kernel."""
 
 from __future__ import annotations
 
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,6 @@ import pytest
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _gpus
 
 UUIDS = ["GPU-11111111-aaaa-bbbb-cccc-000000000000", "GPU-22222222-aaaa-bbbb-cccc-000000000001"]
-SMI = """#!/bin/sh
-[ "$*" = "--query-gpu=uuid,memory.total --format=csv,noheader,nounits" ] || { echo "Invalid combination of input arguments."; exit 1; }
-"""
-HEALTHY = f"echo '{UUIDS[1]}, 46068'\necho '{UUIDS[0]}, 81559'\n"
 
 
 def information(root: Path, bus: str, uuid: str, minor: int, name: str = "NVIDIA H100 80GB HBM3") -> None:
@@ -38,17 +33,9 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def smi(root: Path, body: str) -> str:
-    """An nvidia-smi that refuses all arguments but those that it knows."""
-    path = root / "nvidia-smi"
-    path.write_text(SMI + body, encoding="utf-8")
-    path.chmod(0o755)
-    return str(path)
-
-
-def read(root: Path, command: str = "") -> list[dict]:
+def read(root: Path, memory: dict[str, int | None] | None = None) -> list[dict]:
     """The GPUs of a tree."""
-    return _gpus.gpus(f"{root}/dev", f"{root}/proc", f"{root}/sys", command)
+    return _gpus.gpus(f"{root}/dev", f"{root}/proc", f"{root}/sys", memory)
 
 
 def node(root: Path, name: str, mode: int = 0o666) -> None:
@@ -64,63 +51,22 @@ def node(root: Path, name: str, mode: int = 0o666) -> None:
 
 def test_healthy(host: Path) -> None:
     """By minor, with the memory that belongs to the UUID."""
-    assert read(host, smi(host, HEALTHY)) == [
+    assert read(host, {UUIDS[1]: 46068 << 20, UUIDS[0]: 81559 << 20}) == [
         {"uuid": UUIDS[0], "minor": 0, "name": "NVIDIA H100 80GB HBM3", "bus_id": "0000:4b:00.0", "memory_bytes": 81559 << 20, "vendor": "nvidia"},
         {"uuid": UUIDS[1], "minor": 1, "name": "NVIDIA L40S", "bus_id": "0000:19:00.0", "memory_bytes": 46068 << 20, "vendor": "nvidia"},
     ]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        f"echo '{UUIDS[0]}, [N/A]'\necho '{UUIDS[1]}, [N/A]'\n",
-        f"{HEALTHY}exit 9\n",
-        "echo \"NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\"\nexit 9\n",
-        "printf '\\377\\376 no csv\\n'\n",
-    ],
-    ids=["not said", "failed in the end", "no driver", "nonsense"],
-)
-def test_memory_unknown(host: Path, body: str) -> None:
+@pytest.mark.parametrize("memory", [None, {}, {UUIDS[0]: None}, {"": 46068 << 20}], ids=["not asked", "no answer", "not said", "of another"])
+def test_memory_unknown(host: Path, memory: dict[str, int | None] | None) -> None:
     """The GPUs are there all the same."""
-    assert [(gpu["uuid"], gpu["memory_bytes"]) for gpu in read(host, smi(host, body))] == [(UUIDS[0], None), (UUIDS[1], None)]
-
-
-@pytest.mark.parametrize("command", ["", "/nowhere/nvidia-smi", "/"], ids=["not wanted", "missing", "no program"])
-def test_no_smi(host: Path, command: str) -> None:
-    """Not to have it is no error."""
-    assert [gpu["memory_bytes"] for gpu in read(host, command)] == [None, None]
-
-
-def test_smi_hangs(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is kept although a child holds the output, and nothing is left behind."""
-    monkeypatch.setattr(_gpus, "SMI_SECONDS", 0.3)
-    began = time.monotonic()
-    found = read(host, smi(host, f"sleep 33 &\necho $! >{host}/child\n{HEALTHY}sleep 33\n"))
-    assert time.monotonic() - began < 5
-    assert [gpu["memory_bytes"] for gpu in found] == [None, None]
-    child = Path("/proc") / (host / "child").read_text(encoding="utf-8").strip()
-    until = time.monotonic() + 5
-    while child.exists() and "\nState:\tZ" not in (child / "status").read_text(encoding="utf-8"):
-        assert time.monotonic() < until, "the child still runs"
-        time.sleep(0.05)
-
-
-def test_unknown_fields_are_told_apart(host: Path) -> None:
-    """A query that nvidia-smi does not know gives nothing, not the text of its error."""
-    assert not _gpus.smi(smi(host, HEALTHY), ["uuid", "no.such.field"])
+    assert [(gpu["uuid"], gpu["memory_bytes"]) for gpu in read(host, memory)] == [(UUIDS[0], None), (UUIDS[1], None)]
 
 
 def test_not_brought_up(tmp_path: Path) -> None:
     """Before the first use since boot the driver shows question marks."""
     information(tmp_path, "0000:19:00.0", "GPU-????????-????-????-????-????????????", 0)
     assert [gpu["uuid"] for gpu in read(tmp_path)] == [""]
-
-
-def test_asked_before_it_is_read(tmp_path: Path) -> None:
-    """nvidia-smi brings the GPUs up, so the UUIDs are read after it."""
-    information(tmp_path, "0000:19:00.0", "GPU-????????-????-????-????-????????????", 0)
-    path = next(tmp_path.rglob("information"))
-    assert [gpu["memory_bytes"] for gpu in read(tmp_path, smi(tmp_path, f"sed -i 's/GPU-?.*/{UUIDS[0]}/' {path}\n{HEALTHY}"))] == [81559 << 20]
 
 
 def test_node_that_the_driver_does_not_name(host: Path) -> None:
@@ -131,6 +77,16 @@ def test_node_that_the_driver_does_not_name(host: Path) -> None:
     found = read(host)
     assert [gpu["minor"] for gpu in found] == [0, 1, 12]
     assert found[2] == {"uuid": "", "minor": 12, "name": "", "bus_id": "", "memory_bytes": None, "vendor": "nvidia"}
+
+
+@pytest.mark.parametrize(("made", "known"), [("", False), ("proc/driver/nvidia", True), ("dev/nvidia0", True), ("dev/nvidiactl", False)])
+def test_known(tmp_path: Path, made: str, known: bool) -> None:
+    """A driver that is loaded and a node of a GPU are signs of NVIDIA."""
+    if made.startswith("dev"):
+        node(tmp_path, made.partition("/")[2])
+    elif made:
+        (tmp_path / made).mkdir(parents=True)
+    assert _gpus.known(f"{tmp_path}/proc", f"{tmp_path}/dev") is known
 
 
 def test_amd(tmp_path: Path) -> None:
