@@ -20,9 +20,10 @@ LEGACY = ("maxwell", "pascal", "volta")
 LAST_LEGACY_BRANCH = 580
 # compute capability below 7
 _OLD_COMPUTE = ("maxwell", "pascal")
-# these have no proprietary modules: Blackwell, and Grace Hopper by its device ids
-OPEN_ONLY = ("blackwell",)
-GRACE_HOPPER = ("2342", "2345", "2348")
+# these have no proprietary modules
+OPEN_ONLY = ("grace_hopper", "blackwell", "rubin")
+# which no branch that Ollama takes knows
+TOO_OLD = ("kepler",)
 FIRST_BLACKWELL_BRANCH = 570
 LAST_PROPRIETARY_BRANCH = 619
 # what Ollama takes, by its runtime for CUDA 12; below it serves from the CPU without a word
@@ -75,7 +76,12 @@ def nvidia_target(devices: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any
     gpus = nvidia_devices(devices)
     generations = {gpu["generation"] for gpu in gpus}
     old = [gpu for gpu in gpus if gpu["generation"] in LEGACY]
-    new = [gpu for gpu in gpus if gpu["generation"] in OPEN_ONLY or gpu["device_id"] in GRACE_HOPPER]
+    new = [gpu for gpu in gpus if gpu["generation"] in OPEN_ONLY]
+    ancient = [gpu for gpu in gpus if gpu["generation"] in TOO_OLD]
+    if ancient:
+        raise ModelError(
+            f"no driver that Ollama takes knows {_named(ancient)}: remove it, or set nvidia_driver_state: unmanaged, and ollama_instances to gpus: none"
+        )
     option = "nvidia_driver_version" if version else "nvidia_driver_branch"
     if old and new:
         raise ModelError(
@@ -120,7 +126,7 @@ def _flavor(branch: int, wanted: str, old: list[dict[str, Any]], new: list[dict[
 
 def _named(gpus: list[dict[str, Any]]) -> str:
     """V(the Pascal GPU 0000:19:00.0)."""
-    return ", ".join(f"the {gpu['generation'].capitalize()} GPU {gpu['bus_id']}" for gpu in gpus)
+    return ", ".join(f"the {gpu['generation'].replace('_', ' ').title()} GPU {gpu['bus_id']}" for gpu in gpus)
 
 
 def nvidia_packages(target: Mapping[str, Any], family: str, kernel: str, fabricmanager: bool = False) -> list[str]:
