@@ -209,7 +209,8 @@ def nvidia_installed(text: str) -> dict[str, str]:
     """Package -> version of what is installed, from lines of name, version and state of dpkg-query; rpm has no state."""
     result = {}
     for line in text.splitlines():
-        name, version, state = (line.split() + ["", "", ""])[:3]
+        # a package that is only known has no version, and two blanks
+        name, version, state = (line.split(" ") + ["", "", ""])[:3]
         if version and state in ("", "installed"):
             result[name] = version
     return result
@@ -323,13 +324,15 @@ def _refusal(
             "or ask for a newer one"
         )
     if versions or fetched:
+        whole = target["version"] or f"the branch {target['branch']}"
         for name in packages:
-            if name.startswith("linux-modules-"):
-                continue
             found = versions.get(name, [])
-            if not any(upstream_version(version) == wanted for version in found):
-                others = ", ".join(found[:6]) or "none at all"
-                return f"the repository has no {name} of {target['version'] or 'the branch ' + target['branch']} (it has {others}): ask for one that it has"
+            # without a version that all of them have, the branch alone is known here
+            fitting = [version for version in found if upstream_version(version) == wanted or wanted == target["branch"] and _fits(target, upstream_version(version))]
+            if not fitting and not name.startswith("linux-modules-"):
+                return f"the repository has no {name} of {whole} (it has {', '.join(found[:6]) or 'none at all'}): ask for one that it has"
+        if wanted == target["branch"]:
+            return f"the repository has no version of {whole} that all of {', '.join(packages)} have: ask for another branch, or wait until it is whole again"
     return ""
 
 
