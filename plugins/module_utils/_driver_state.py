@@ -21,14 +21,6 @@ FOREIGN = ("nouveau", "nova_core")
 MISMATCH = 18
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
 def version_key(text: str) -> list[tuple[Any, ...]]:
     """Sorts versions of kernels and drivers as packagers do: numbers as numbers, a number after a word, rc before the release."""
     parts = re.findall(r"[0-9]+|[a-z]+", text.lower())
@@ -37,7 +29,7 @@ def version_key(text: str) -> list[tuple[Any, ...]]:
 
 def _flavour(release: str) -> str:
     """Of C(6.1.0-13-cloud-amd64) C(cloud-amd64), of C(5.14.0-427.el9.x86_64+debug) C(debug): a host boots the one that it has."""
-    found = re.search(r"-([a-z][a-z0-9_-]*)$|\+([a-z]+)$", release)
+    found = re.search(r"-((?!rc[0-9])[a-z][a-z0-9_-]*)$|\+([a-z0-9]+)$", release)
     return (found[1] or found[2]) if found else ""
 
 
@@ -62,7 +54,7 @@ def releases(root: str = "/") -> list[str]:
 
 def kernel(proc: str = "/proc", root: str = "/") -> dict[str, Any]:
     """The kernels: running, newest (of the running one's kind, with an image in C(boot); the running one where there is none), and their headers."""
-    running = _read(f"{proc}/sys/kernel/osrelease")
+    running = _probe.read(f"{proc}/sys/kernel/osrelease")
     root = root.rstrip("/")
     bootable = [release for release in releases(root) if _flavour(release) == _flavour(running) and _has_image(root, release)] if running else []
     newest = bootable[-1] if bootable else running
@@ -86,8 +78,8 @@ def driver(proc: str = "/proc", root: str = "/", modinfo: str = "modinfo") -> di
     modules = {release: version for release, version in found.items() if version}
     return {
         "loaded": loaded,
-        "open": "Open Kernel Module" in _read(f"{proc}/driver/nvidia/version") if loaded else None,
-        "installed": modules.get(_read(f"{proc}/sys/kernel/osrelease"), ""),
+        "open": "Open Kernel Module" in _probe.read(f"{proc}/driver/nvidia/version") if loaded else None,
+        "installed": modules.get(_probe.read(f"{proc}/sys/kernel/osrelease"), ""),
         "modules": modules,
     }
 
@@ -101,7 +93,7 @@ def secure_boot(sys: str = "/sys") -> dict[str, Any]:
     except OSError:
         # a host without EFI
         enabled = False
-    locked = re.search(r"\[(\w+)\]", _read(f"{sys}/kernel/security/lockdown"))
+    locked = re.search(r"\[(\w+)\]", _probe.read(f"{sys}/kernel/security/lockdown"))
     return {"enabled": enabled, "lockdown": locked[1] if locked else ""}
 
 
@@ -136,6 +128,6 @@ def reboot_reasons(devices: list[dict[str, Any]], state: dict[str, Any], kernels
     if kernels["running"] != kernels["newest"]:
         reasons.append(f"kernel {kernels['running']} runs and {kernels['newest']} is installed")
     if os.path.exists(os.path.join(root, "run/reboot-required")):
-        packages = sorted(set(_read(os.path.join(root, "run/reboot-required.pkgs")).split()))
+        packages = sorted(set(_probe.read(os.path.join(root, "run/reboot-required.pkgs")).split()))
         reasons.append(f"packages ask for it: {', '.join(packages)}" if packages else "packages ask for it (/run/reboot-required)")
     return reasons

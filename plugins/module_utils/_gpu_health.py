@@ -35,7 +35,11 @@ def xids(log: str) -> dict[tuple[str, int], int]:
 
 def read_log(command: str) -> str | None:
     """What a command prints of the kernel's log; None when it cannot be read."""
-    answer = _probe.ask(shlex.split(command))
+    try:
+        answer = _probe.ask(shlex.split(command))
+    except ValueError:
+        # a quote that is not closed
+        return None
     return answer.output if answer.status == 0 else None
 
 

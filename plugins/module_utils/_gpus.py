@@ -16,6 +16,8 @@ import re
 import stat
 from typing import Any, Mapping
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _probe
+
 AMD_VENDOR = "0x1002"
 GPU_NODES = "nvidia[0-9]*"
 # the card nodes of displays are left out: nothing computes through them
@@ -29,14 +31,6 @@ NODES = (
     "kfd",
     "dri/renderD*",
 )
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def _number_at_end(path: str) -> int:
@@ -77,7 +71,7 @@ def driver_version(proc: str = "/proc") -> str:
     C(NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu ...), and for the open one C(... Open Kernel Module for
     x86_64  580.95.05  Release Build ...). There are versions of two parts.
     """
-    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?([0-9]+(?:\.[0-9]+)+)", _read(f"{proc}/driver/nvidia/version"))
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?([0-9]+(?:\.[0-9]+)+)", _probe.read(f"{proc}/driver/nvidia/version"))
     return found[1] if found else ""
 
 
@@ -89,7 +83,7 @@ def known(proc: str = "/proc", dev: str = "/dev") -> bool:
 def _nvidia(dev: str, proc: str, memory: Mapping[str, int | None]) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for path in glob.glob(f"{glob.escape(proc)}/driver/nvidia/gpus/*/information"):
-        values = {key.strip(): value.strip() for key, _colon, value in (line.partition(":") for line in _read(path).splitlines())}
+        values = {key.strip(): value.strip() for key, _colon, value in (line.partition(":") for line in _probe.read(path).splitlines())}
         minor = values.get("Device Minor", "")
         if not minor.isdigit():
             continue
@@ -110,10 +104,10 @@ def _amd(dev: str, sys: str) -> list[dict[str, Any]]:
         return []
     result = []
     for path in glob.glob(f"{glob.escape(sys)}/class/drm/renderD*/device"):
-        if _read(f"{path}/vendor").strip() != AMD_VENDOR:
+        if _probe.read(f"{path}/vendor") != AMD_VENDOR:
             continue
-        memory = _read(f"{path}/mem_info_vram_total").strip()
-        name = _read(f"{path}/product_name").strip()
+        memory = _probe.read(f"{path}/mem_info_vram_total")
+        name = _probe.read(f"{path}/product_name")
         minor = _number_at_end(os.path.dirname(path))
         result.append(_gpu("", minor, name, os.path.basename(os.path.realpath(path)), int(memory) if memory.isdigit() else None, "amd"))
     return result

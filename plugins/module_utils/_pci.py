@@ -14,6 +14,8 @@ import os
 import re
 from typing import Any
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _probe
+
 VENDORS = {"0x10de": "nvidia", "0x1002": "amd"}
 # display controllers: VGA, 3D, other
 GPU_CLASSES = ("0x0300", "0x0302", "0x0380")
@@ -49,14 +51,6 @@ GENERATIONS = (
 )
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
 def generation(device_id: str) -> str:
     """The generation of an NVIDIA GPU by its PCI device id, V(2330) or V(0x2330); nothing when the id is unknown."""
     try:
@@ -88,9 +82,9 @@ def devices(sys: str = "/sys") -> list[dict[str, Any]]:
     result = []
     # the other functions of a card are its sound and its USB
     for path in sorted(glob.glob(f"{glob.escape(sys)}/bus/pci/devices/*.0")):
-        vendor = VENDORS.get(_read(f"{path}/vendor"), "")
-        class_of = _read(f"{path}/class")[:6]
-        device_id = _read(f"{path}/device").removeprefix("0x")
+        vendor = VENDORS.get(_probe.read(f"{path}/vendor"), "")
+        class_of = _probe.read(f"{path}/class")[:6]
+        device_id = _probe.read(f"{path}/device").removeprefix("0x")
         if vendor and class_of in (AMD_CLASSES if vendor == "amd" else GPU_CLASSES):
             kind = "gpu"
         elif vendor == "nvidia" and class_of == SWITCH_CLASS and re.fullmatch("[0-9a-f]+", device_id) and int(device_id, 16) >= FIRST_SWITCH:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, gpufleet.ollama contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Ask a command that may be missing, fail, or hang in a driver."""
+"""Read files that may be missing, and ask commands that may be missing, fail, or hang in a driver."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from typing import NamedTuple
 
 # how long each may take: a driver in trouble leaves nvidia-smi hanging rather than failing
 SECONDS = 20.0
+
+
+def read(path: str) -> str:
+    """The text of a file without the spaces around it; nothing when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 class Answer(NamedTuple):

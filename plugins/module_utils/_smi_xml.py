@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from typing import Any
+from xml.etree import ElementTree
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _pci, _probe
 

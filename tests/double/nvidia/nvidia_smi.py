@@ -18,7 +18,7 @@ import sys
 import time
 import xml.sax.saxutils
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable
 
 FOLDER = Path(os.environ.get("NVIDIA_STANDIN_DIR", "/etc/nvidia-standin"))
 HELP = "Please run 'nvidia-smi -h' for help."
@@ -70,9 +70,9 @@ class Failed(Exception):
         self.status = status
 
 
-def invalid() -> NoReturn:
+def invalid() -> Failed:
     """What the arguments say makes no sense."""
-    raise Failed(f"Invalid combination of input arguments. {HELP}\n", 2)
+    return Failed(f"Invalid combination of input arguments. {HELP}\n", 2)
 
 
 def read_text(path: str) -> str:
@@ -264,7 +264,7 @@ def csv(rows: list[dict[str, Any]], query: str, formats: str, fields: dict[str, 
     """The table of a query."""
     options = formats.split(",")
     if options[0] != "csv" or not set(options) <= {"csv", "noheader", "nounits"}:
-        invalid()
+        raise invalid()
     names = [name.strip() for name in query.split(",")]
     for name in names:
         if not valid(name):
@@ -430,9 +430,16 @@ def document(host: Host, selector: str | None) -> str:
     )
 
 
+def on_or_off(value: str) -> str:
+    """The word for a mode."""
+    if value.upper() not in ON:
+        raise invalid()
+    return ON[value.upper()]
+
+
 def set_persistence(host: Host, gpu: dict[str, Any], value: str) -> str:
     """-pm"""
-    wanted = ON.get(value.upper()) or invalid()
+    wanted = on_or_off(value)
     text = f"Persistence mode is already {wanted}" if gpu["persistence"] == wanted else f"{wanted} persistence mode"
     host.set(gpu, persistence=wanted)
     return f"{text} for GPU {gpu['smi_bus_id']}.\n"
@@ -442,7 +449,7 @@ def set_power(host: Host, gpu: dict[str, Any], value: str) -> str:
     """-pl"""
     least, most = gpu["power"]
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        invalid()
+        raise invalid()
     if not least <= float(value) <= most:
         raise Failed(
             f"Provided power limit {float(value):.2f} W is not a valid power limit which should be between {least:.2f} W and {most:.2f} W "
@@ -459,7 +466,7 @@ def lock_clocks(what: str, key: str) -> Callable[[Host, dict[str, Any], str], st
 
     def lock(host: Host, gpu: dict[str, Any], value: str) -> str:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)?", value):
-            invalid()
+            raise invalid()
         clocks = [int(number) for number in value.split(",")]
         host.set(gpu, **{key: [clocks[0], clocks[-1]]})
         return f'{what} clocks set to "({what.lower()}ClkMin {clocks[0]}, {what.lower()}ClkMax {clocks[-1]})" for GPU {gpu["smi_bus_id"]}\n'
@@ -475,7 +482,7 @@ def reset_clocks(host: Host, gpu: dict[str, Any], _value: str) -> str:
 
 def set_ecc(host: Host, gpu: dict[str, Any], value: str) -> str:
     """-e"""
-    wanted = ON.get(value.upper()) or invalid()
+    wanted = on_or_off(value)
     if gpu["ecc_current"] is None:
         raise Failed(f"ECC configuration not supported for GPU {gpu['smi_bus_id']}.\n", 3)
     host.set(gpu, ecc_pending=wanted)
@@ -484,7 +491,7 @@ def set_ecc(host: Host, gpu: dict[str, Any], value: str) -> str:
 
 def set_mig(host: Host, gpu: dict[str, Any], value: str) -> str:
     """-mig: at once where nobody uses the GPU, else after the next boot."""
-    wanted = ON.get(value.upper()) or invalid()
+    wanted = on_or_off(value)
     if gpu["mig_current"] is None:
         raise Failed(f"Unable to {'enable' if wanted == 'Enabled' else 'disable'} MIG Mode for GPU {gpu['smi_bus_id']}: Not Supported\n", 3)
     if gpu["mig_devices"] and wanted == "Disabled":
@@ -584,7 +591,7 @@ def options(arguments: list[str], values: dict[str, int]) -> dict[str, str]:
         else:
             value = rest.pop(0) if values.get(name) and rest else ""
         if name not in values or name in found or bool(value) != bool(values[name]):
-            invalid()
+            raise invalid()
         found[name] = value
     return found
 
@@ -600,7 +607,7 @@ def mig(host: Host, arguments: list[str]) -> str:
         return mig_create(host, selector, found["-cgi"], "-C" in found)
     if names in ({"-dci"}, {"-dgi"}):
         return mig_destroy(host, selector, names == {"-dci"})
-    return invalid()
+    raise invalid()
 
 
 def ask(host: Host, arguments: list[str]) -> str:
@@ -634,7 +641,7 @@ def ask(host: Host, arguments: list[str]) -> str:
         text = "".join(WRITES[name][1](host, gpu, found[name]) for gpu in host.chosen(selector))
         host.save(arguments)
         return f"{text}All done.\n"
-    return invalid()
+    raise invalid()
 
 
 def main(arguments: list[str]) -> int:
