@@ -3,7 +3,8 @@
 Hosts on the same network find it under the real names, over TLS, with a certificate of its own that they are told to trust.
 So the collection runs with its real URLs; only the SHA-256 of the stand-in's archives differs from the official ones.
 
-usage: upstream.py NETWORK --version VERSION [--version ...] [--trust HOST ...]     prints the SHA-256 of the archives as JSON
+usage: upstream.py NETWORK [--version VERSION ...] [--site HOST=DIR ...] [--trust HOST ...]
+       prints the SHA-256 of the archives as JSON; with --site it serves a folder under the name of another host, too
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -40,13 +42,13 @@ LARGE = 64 << 20
 # DIR is served; the certificate is made anew with each container
 SERVE = """
 set -e
-mkdir -p /srv/tls
+mkdir -p /srv/tls /srv/sites
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj "/CN=stand-in of the internet" \
     -addext "subjectAltName=$NAMES" -keyout /srv/tls/key.pem -out /srv/tls/cert.pem.new 2>/dev/null
 mv /srv/tls/cert.pem.new /srv/tls/cert.pem
 cd /srv/double
 exec python3 -m ollama_double.registry --listen 0.0.0.0:443 --cert /srv/tls/cert.pem --key /srv/tls/key.pem --files /srv/files \
-    --models /srv/models.json --redirect "$BLOBS"
+    --models /srv/models.json --redirect "$BLOBS" --sites /srv/sites
 """
 
 TRUST = "cat >/usr/local/share/ca-certificates/upstream.crt && update-ca-certificates >/dev/null 2>&1"
@@ -104,15 +106,19 @@ def build_release(version: str, *options: str) -> dict[str, str]:
     return {name.removeprefix("./"): digest for digest, name in (line.split() for line in lines if line)}
 
 
-def up(network: str, files: Path, names: tuple[str, ...]) -> str:
-    """Start the stand-in on a network under the given names, serving the releases in a folder. Returns its certificate (PEM)."""
-    name, names = container(network), (*names, BLOB_NAME)
+def up(network: str, files: Path, names: tuple[str, ...], sites: dict[str, Path] | None = None) -> str:
+    """Start the stand-in on a network under the given names, serving the releases in a folder, and sites: name of a host and its folder.
+
+    Returns its certificate (PEM).
+    """
+    sites = sites or {}
+    name, names = container(network), (*names, BLOB_NAME, *sites)
     hosts.ensure_network(network)
     # nobody builds a release while it is copied
     with locked(RELEASES.with_name("releases.lock")):
-        key = _key(files, names)
+        key = _key(files, names, sites)
         if not hosts.is_running(name) or hosts.docker("inspect", "-f", '{{index .Config.Labels "rig.key"}}', name) != key:
-            _start(name, network, files, names, key)
+            _start(name, network, files, names, key, sites)
     wait = "until [ -s /srv/tls/cert.pem ] && (echo >/dev/tcp/127.0.0.1/443) 2>/dev/null; do sleep 0.2; done; cat /srv/tls/cert.pem"
     done = subprocess.run(["docker", "exec", name, "timeout", "30", "bash", "-c", wait], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -120,7 +126,7 @@ def up(network: str, files: Path, names: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def _start(name: str, network: str, files: Path, names: tuple[str, ...], key: str) -> None:
+def _start(name: str, network: str, files: Path, names: tuple[str, ...], key: str, sites: dict[str, Path]) -> None:
     """Make the container anew."""
     hosts.docker("rm", "-f", "-v", name, check=False)
     aliases = [option for alias in names for option in ("--network-alias", alias)]
@@ -132,13 +138,19 @@ def _start(name: str, network: str, files: Path, names: tuple[str, ...], key: st
     hosts.docker("cp", str(DOUBLE), f"{name}:/srv/double")
     hosts.docker("cp", str(files), f"{name}:/srv/files")
     hosts.docker("cp", str(MODELS), f"{name}:/srv/models.json")
+    if sites:
+        # the folder that they come into
+        with tempfile.TemporaryDirectory() as empty:
+            hosts.docker("cp", empty, f"{name}:/srv/sites")
+    for host, folder in sites.items():
+        hosts.docker("cp", str(folder), f"{name}:/srv/sites/{host}")
     hosts.docker("start", name)
 
 
-def _key(files: Path, names: tuple[str, ...]) -> str:
+def _key(files: Path, names: tuple[str, ...], sites: dict[str, Path]) -> str:
     """What the container was made from; another key means another container."""
     digest = hashlib.sha256(repr(names).encode() + SERVE.encode() + MODELS.read_bytes())
-    for folder, paths in ((DOUBLE, DOUBLE.rglob("*.py")), (files, files.rglob("*"))):
+    for folder, paths in ((DOUBLE, DOUBLE.rglob("*.py")), (files, files.rglob("*")), *((folder, folder.rglob("*")) for folder in sites.values())):
         for path in sorted(paths):
             # checksums.json is for the scenarios, and hidden files are what a killed build left
             if not path.is_file() or path == CHECKSUMS or path.name.startswith("."):
@@ -165,12 +177,15 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
-    parser.add_argument("--version", required=True, action="append")
+    parser.add_argument("--version", action="append", default=[])
+    parser.add_argument("--site", action="append", default=[], metavar="HOST=DIR")
     parser.add_argument("--trust", nargs="*", default=[], metavar="HOST")
     args = parser.parse_args()
     try:
         checksums = {version: build_release(version) for version in args.version}
-        certificate = up(args.network, RELEASES, REGISTRY_NAMES + RELEASE_NAMES)
+        sites = {host: Path(folder) for host, _equals, folder in (site.partition("=") for site in args.site)}
+        RELEASES.mkdir(parents=True, exist_ok=True)
+        certificate = up(args.network, RELEASES, REGISTRY_NAMES + RELEASE_NAMES, sites)
         for host in args.trust:
             trust(host, certificate)
     except hosts.RigError as error:

@@ -71,6 +71,7 @@ def make_server(arguments: argparse.Namespace) -> RegistryServer:
         redirect=arguments.redirect,
         token=arguments.token,
         files=Path(arguments.files).resolve() if arguments.files else None,
+        sites=Path(arguments.sites).resolve() if arguments.sites else None,
     )
     shelf = Shelf(catalogue.load(arguments.models), cache)
     address = (host.strip("[]") or "127.0.0.1", int(port))
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--key", metavar="FILE", help="PEM key, when it is not in the certificate's file")
     found.add_argument("--models", metavar="FILE", help="JSON list of models that are added to the built-in catalogue")
     found.add_argument("--files", metavar="DIR", help="static files under /files/ and /ollama/ollama/releases/download/")
+    found.add_argument("--sites", metavar="DIR", help="other hosts that this server stands in for: DIR/HOST is served under that host's name")
     found.add_argument("--token", action="store_true", help="ask for a token, as private models do")
     found.add_argument("--redirect", metavar="HOST:PORT", help="send blob readers to this other host name with 307")
     found.add_argument("--cache", metavar="DIR", help="where blobs are kept; default: a new temporary directory")

@@ -34,6 +34,7 @@ class Options:
     redirect: str | None = None
     token: bool = False
     files: Path | None = None
+    sites: Path | None = None
 
 
 class RegistryHandler(BaseHTTPRequestHandler):
@@ -68,7 +69,12 @@ class RegistryHandler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         self.kind, self.name, self.digest = "other", "", ""
         path = unquote(urlsplit(self.path).path)
-        if path.startswith("/_double/"):
+        site = self._site()
+        if site:
+            self._begin("file", path, "")
+            if self._status_fault():
+                self._static(site, path.lstrip("/"))
+        elif path.startswith("/_double/"):
             self._control(path)
         elif found := _MANIFEST.match(path):
             self._begin("manifest", found[1], found[2] if found[2].startswith("sha256:") else "", f"{found[1]}:{found[2]}")
@@ -97,6 +103,11 @@ class RegistryHandler(BaseHTTPRequestHandler):
                 self._file(path)
         else:
             self._problem(404, "NOT_FOUND", "page not found")
+
+    def _site(self) -> Path | None:
+        """The folder of the host that was asked for, when it is one of the other hosts."""
+        sites, host = self.server.options.sites, self.headers.get("Host", "").partition(":")[0]
+        return sites / host if sites and re.fullmatch(r"[a-z0-9.-]*[a-z0-9]", host) and (sites / host).is_dir() else None
 
     def _begin(self, kind: str, repository: str, digest: str, name: str = "") -> None:
         self.kind, self.name, self.digest = kind, name or repository, digest
@@ -204,9 +215,11 @@ class RegistryHandler(BaseHTTPRequestHandler):
         return True
 
     def _file(self, path: str) -> None:
-        root = self.server.options.files
         prefix = next(item for item in _FILE_PREFIXES if path.startswith(item))
-        found = (root / path[len(prefix):]).resolve()
+        self._static(self.server.options.files, path[len(prefix):])
+
+    def _static(self, root: Path, path: str) -> None:
+        found = (root / path).resolve()
         if not found.is_relative_to(root) or not found.is_file() or self.command not in ("GET", "HEAD"):
             self._send(404, "Not Found", "text/plain; charset=utf-8")
             return
