@@ -97,7 +97,7 @@ def nvidia_target(devices: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any
     if "blackwell" in generations and branch < FIRST_BLACKWELL_BRANCH:
         raise ModelError(f"{option} is {version or branch}, and {_named(new)} needs {FIRST_BLACKWELL_BRANCH} or newer. Use 580")
     unknown = [gpu["device_id"] for gpu in gpus if not gpu["generation"]]
-    warnings = [f"the device id {', '.join(sorted(set(unknown)))} is not known here: taken for Turing or newer; nvidia_driver_flavor decides"] if unknown else []
+    warnings = [f"the device id {text} is not known here: taken for Turing or newer; nvidia_driver_flavor decides" for text in sorted(set(unknown))]
     return {
         "branch": str(branch), "version": version, "flavor": _flavor(branch, str(wanted["flavor"]), old, new, option),
         "source": wanted["source"], "warnings": warnings,
@@ -220,8 +220,8 @@ def nvidia_plan(target: Mapping[str, Any], packages: list[str], host: Mapping[st
     """What is installed, what is wanted, and what has to be done.
 
     Args: the C(target) and its C(packages); of the C(host) installed (package -> version), versions (package -> list of those that are to be
-    had), fetched (whether an empty one says that there are none), loaded (version of the driver that runs, possibly empty), known (the version that modinfo says) and
-    reboot (reasons of the host's state); the C(options) upgrade, branch_change and downgrade.
+    had), fetched (whether an empty one says that there are none), loaded (version of the driver that runs, possibly empty), known (the version that
+    modinfo says) and reboot (reasons of the host's state); the C(options) upgrade, branch_change and downgrade.
     Returns packages (as the package manager takes them), installed and wanted (versions; a branch where none is known), available (the newest
     version of the branch), missing (names), action (V(none), V(install), V(upgrade), V(downgrade), V(branch), V(flavor) or V(complete)), needed,
     refused (a sentence, or empty), deferred (a sentence, or empty), reboot (reasons) and text (all that in a sentence).
@@ -230,7 +230,8 @@ def nvidia_plan(target: Mapping[str, Any], packages: list[str], host: Mapping[st
     present = _driver_of(installed) or host["known"] or host["loaded"]
     flavor = _flavor_of(installed)
     available = _available(target, packages, host["versions"])
-    keeps = present and _fits(target, present) and not (options["upgrade"] and available and numbers(available) > numbers(present) and not target["version"])
+    newer = options["upgrade"] and not target["version"] and available and numbers(available) > numbers(present)
+    keeps = present and _fits(target, present) and not newer
     wanted = present if keeps else target["version"] or available or target["branch"]
     missing = [name for name in packages if upstream_version(installed.get(name, "")) != wanted]
     action = _action(present, wanted, flavor and flavor != target["flavor"], missing)
@@ -328,8 +329,9 @@ def _refusal(
         for name in packages:
             found = versions.get(name, [])
             # without a version that all of them have, the branch alone is known here
-            fitting = [version for version in found if upstream_version(version) == wanted or wanted == target["branch"] and _fits(target, upstream_version(version))]
-            if not fitting and not name.startswith("linux-modules-"):
+            versions_found = [upstream_version(version) for version in found]
+            fits = wanted in versions_found or wanted == target["branch"] and any(_fits(target, version) for version in versions_found)
+            if not fits and not name.startswith("linux-modules-"):
                 return f"the repository has no {name} of {whole} (it has {', '.join(found[:6]) or 'none at all'}): ask for one that it has"
         if wanted == target["branch"]:
             return f"the repository has no version of {whole} that all of {', '.join(packages)} have: ask for another branch, or wait until it is whole again"
@@ -490,7 +492,7 @@ def nvidia_tuning(items: Any) -> list[dict[str, Any]]:
             raise ModelError(f"{where}: power_limit_watts is {watts}; give the watts, within the limits that nvidia-smi -q -d POWER shows")
         if clocks is not None and (len(clocks) != 2 or not 0 < int(clocks[0]) <= int(clocks[1])):
             raise ModelError(f"{where}: graphics_clocks_mhz is {clocks}; give the lowest and the highest clock, such as [210, 1410]")
-        result.append({"uuid": uuid, "name": name, "power_limit_watts": watts and int(watts), "graphics_clocks_mhz": clocks and [int(clock) for clock in clocks]})
+        result.append({"uuid": uuid, "name": name, "power_limit_watts": watts and int(watts), "graphics_clocks_mhz": clocks and list(map(int, clocks))})
     return result
 
 

@@ -53,6 +53,16 @@ def test_nobody_else_moves_the_driver(name: str) -> None:
 
 
 @each_host
+def test_a_branch_that_is_lost_is_not_replaced(name: str) -> None:
+    """apt with the role's own pin, of a version that the repository no longer has: it has no candidate, where without the pin it takes the newest."""
+    host = on_host(name)
+    host.check_output("sed 's/580.95.05/590.48.01/' /etc/apt/preferences.d/gpufleet-nvidia >/root/lost")
+    policy = "apt-cache -o Dir::Etc::PreferencesParts=/nonexistent -o Dir::Etc::Preferences=%s policy nvidia-kernel-dkms"
+    assert "Candidate: (none)" in host.check_output(policy, "/root/lost")
+    assert "Candidate: 595.71.05-1" in host.check_output(policy, "/nonexistent")
+
+
+@each_host
 def test_apt_trusts_the_key_for_this_repository_alone(name: str) -> None:
     """And finds the lists signed by it."""
     host = on_host(name)

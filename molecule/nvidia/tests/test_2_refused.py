@@ -57,15 +57,10 @@ def test_flavor_that_a_gpu_does_not_take(bare: Any) -> None:
 
 
 def test_branch_that_the_repository_has_not(bare: Any) -> None:
-    """Before a package, and with apt's own word that there is no candidate when the pin is there."""
+    """Before the first package, and before nouveau is given up."""
     done = converge(DEB13, nvidia_driver_version="", nvidia_driver_branch="590")
     assert done.failed_with("the repository has no nvidia-driver-cuda of the branch 590"), done
     assert not bare.file("/etc/modprobe.d/gpufleet-nvidia.conf").exists
-    # the record of the branch that was lost, as it stands on a host that was installed before
-    bare.check_output("printf 'Package: *nvidia*\\nPin: origin developer.download.nvidia.com\\nPin-Priority: -1\\n' >/etc/apt/preferences.d/lost")
-    policy = bare.check_output("apt-cache policy nvidia-driver-cuda")
-    bare.check_output("rm /etc/apt/preferences.d/lost")
-    assert "Candidate: (none)" in policy, policy
 
 
 def test_no_headers(bare: Any) -> None:

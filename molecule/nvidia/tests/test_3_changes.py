@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from conftest import DEB12, boots, converge, installed, loaded, part
+from conftest import DEB12, DEB13, boots, converge, installed, loaded, part
 from scenario import on_host
 
 
@@ -63,3 +63,19 @@ def test_upgrade_to_another_branch_and_back() -> None:
     assert set(installed(DEB12).values()) == {"580.95.05-1"} and "580.95.05" in loaded(DEB12)
     assert json.loads(host.check_output("cat /etc/nvidia-standin/smi.json"))["driver_version"] == "loaded"
     assert "nvidia" not in host.check_output("apt-get -s dist-upgrade")
+
+
+def test_the_newest_of_the_branch() -> None:
+    """Where no version is asked for; check mode says on the bare host what it will be, and a dist-upgrade stays within the branch."""
+    host = on_host(DEB13)
+    assert installed(DEB13) == {}
+    foreseen = converge(DEB13, "--check", nvidia_driver_version="")
+    assert foreseen.status == 0 and foreseen.says("the driver 580 with open kernel modules would be installed"), foreseen
+    assert foreseen.says("nvidia-driver-cuda, nvidia-kernel-open-dkms, nvidia-persistenced would be installed") and foreseen.says("would be rebooted")
+    assert installed(DEB13) == {} and not host.file("/usr/share/keyrings/gpufleet-nvidia.asc").exists
+    done = converge(DEB13, nvidia_driver_version="", nvidia_driver_fabricmanager="present")
+    assert done.status == 0, done
+    assert set(installed(DEB13).values()) == {"580.105.08-1"} and "nvidia-fabricmanager-580" in installed(DEB13)
+    assert host.service("nvidia-fabricmanager").is_running and "580.105.08" in loaded(DEB13)
+    assert "nvidia" not in host.check_output("apt-get -s dist-upgrade")
+    assert "Candidate: 580.105.08-1" in host.check_output("apt-cache policy nvidia-kernel-dkms")
