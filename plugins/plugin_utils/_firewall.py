@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._gpu_monitoring import gpu_exporter_known
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import DEFAULT_INSTANCES, ModelError, instances, integer, reach_from_elsewhere
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
@@ -54,6 +55,8 @@ def firewall_services(
         for item in instances(values.get("ollama_instances") or DEFAULT_INSTANCES, "127.0.0.1"):
             add(f"Ollama instance {item['name']}", item["port"], gateways + monitors)
         add("ollama_exporter", port("ollama_exporter_port", 9778), monitors)
+        if gpu_exporter_known(host, values):
+            add("gpu_exporter", port("gpu_exporter_port", 9835), monitors)
     if host in gateways:
         add("gateway", port("ollama_gateway_port", 443), networks=_texts("ollama_firewall_gateway_networks", gateway_networks))
         if str(values.get("ollama_gateway_acme_enabled", False)).lower() in ("true", "yes", "on", "1"):

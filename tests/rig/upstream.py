@@ -181,10 +181,11 @@ def main() -> int:
     parser.add_argument("--site", action="append", default=[], metavar="HOST=DIR")
     parser.add_argument("--trust", nargs="*", default=[], metavar="HOST")
     args = parser.parse_args()
+    # served also when nothing is in it
+    RELEASES.mkdir(parents=True, exist_ok=True)
     try:
         checksums = {version: build_release(version) for version in args.version}
         sites = {host: Path(folder) for host, _equals, folder in (site.partition("=") for site in args.site)}
-        RELEASES.mkdir(parents=True, exist_ok=True)
         certificate = up(args.network, RELEASES, REGISTRY_NAMES + RELEASE_NAMES, sites)
         for host in args.trust:
             trust(host, certificate)

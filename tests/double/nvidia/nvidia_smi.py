@@ -201,6 +201,8 @@ FIELDS: dict[str, tuple[str, Value]] = {
     "uuid": ("", of("uuid")),
     "index": ("", of("index")),
     "pci.bus_id": ("", of("smi_bus_id")),
+    # nvidia_gpu_exporter asks for it whatever the driver knows
+    "pci.sub_device_id": ("", lambda _gpu: "0x16C110DE"),
     "serial": ("", lambda _gpu: None),
     "vbios_version": ("", of("vbios")),
     "compute_cap": ("", of("compute_cap")),
@@ -323,6 +325,12 @@ def help_fields(host: Host) -> str:
             other = next((f' or "{alias}"' for alias, plain in ALIASES.items() if plain == name), "")
             text += f'\n"{name}"{other}\nA value of the stand-in for nvidia-smi.\n'
     return text
+
+
+def versions(host: Host) -> str:
+    """--version"""
+    cuda = host.scenario.get("cuda_version", "13.0")
+    return f"NVIDIA-SMI version  : {host.library}\nNVML version        : {host.library}\nDRIVER version      : {host.loaded}\nCUDA Version        : {cuda}\n"
 
 
 def element(name: str, value: Any, unit: str = "") -> str:
@@ -620,7 +628,7 @@ def ask(host: Host, arguments: list[str]) -> str:
         return text
     queries = {"--query-gpu": 1, "--query-compute-apps": 1, "--format": 1}
     writes = {name: count for name, (count, _do) in WRITES.items()}
-    found = options(arguments, {"-L": 0, "-q": 0, "-x": 0, "-i": 1, "--help-query-gpu": 0, **queries, **writes})
+    found = options(arguments, {"-L": 0, "-q": 0, "-x": 0, "-i": 1, "--help-query-gpu": 0, "--version": 0, **queries, **writes})
     host.check()
     selector = found.pop("-i", None)
     names = set(found)
@@ -632,6 +640,8 @@ def ask(host: Host, arguments: list[str]) -> str:
         return document(host, selector)
     if names == {"--help-query-gpu"}:
         return help_fields(host)
+    if names == {"--version"}:
+        return versions(host)
     if names == {"--query-gpu", "--format"}:
         return query_gpus(host, found["--query-gpu"], found["--format"], selector)
     if names == {"--query-compute-apps", "--format"}:
