@@ -25,7 +25,12 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _mirror,
     _model,
     _models,
+<<<<<<< HEAD
     _monitoring,
+=======
+    _nvidia,
+    _openpgp,
+>>>>>>> nv-exporter
     _rollout,
     _routing,
 )
@@ -98,10 +103,33 @@ class FilterModule:
             _models.store_models,
             _models.store_proxies,
             _models.warm_models,
+<<<<<<< HEAD
             _monitoring.alert_rules,
             _monitoring.alertmanager_config,
             _monitoring.scrape_configs,
             _monitoring.web_users,
+=======
+            _nvidia.nvidia_devices,
+            _nvidia.nvidia_dnf_module,
+            _nvidia.nvidia_dnf_specs,
+            _nvidia.nvidia_fabricmanager,
+            _nvidia.nvidia_headers,
+            _nvidia.nvidia_installed,
+            _nvidia.nvidia_mig,
+            _nvidia.nvidia_packages,
+            _nvidia.nvidia_persistence,
+            _nvidia.nvidia_plan,
+            _nvidia.nvidia_preferences,
+            _nvidia.nvidia_problems,
+            _nvidia.nvidia_reboot_refusal,
+            _nvidia.nvidia_removable,
+            _nvidia.nvidia_target,
+            _nvidia.nvidia_tuning,
+            _nvidia.nvidia_verify,
+            _nvidia.nvidia_versionlock,
+            _nvidia.nvidia_versions,
+            _openpgp.key_problem,
+>>>>>>> nv-exporter
             _rollout.release_report,
             _rollout.rollout_instances,
             _routing.gateway_routing,

@@ -83,7 +83,8 @@ def _objectives(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         value = float(given[f"{name}_seconds"])
         if value not in BUCKETS:
             raise ModelError(
-                f"ollama_monitoring_objective_{name}_seconds is {value:g}: the gateway counts by the limits {', '.join(f'{limit:g}' for limit in BUCKETS)}; give one of them"
+                f"ollama_monitoring_objective_{name}_seconds is {value:g}: the gateway counts by the limits "
+                f"{', '.join(f'{limit:g}' for limit in BUCKETS)}; give one of them"
             )
         result[f"ollama_objective:{name}"] = {"labels": {"le": f"{value:g}"}}
     return result
@@ -179,7 +180,8 @@ def _check_receivers(entries: list[Mapping[str, Any]], options: Mapping[str, Any
         name, kind = str(entry["name"]), str(entry["type"])
         if not _NAME.fullmatch(name) or name in taken:
             raise ModelError(
-                f"ollama_monitoring_receivers: {name!r} is taken or is no name: give each receiver one of letters, digits and . _ -, other than nobody and watchdog"
+                f"ollama_monitoring_receivers: {name!r} is taken or is no name: give each receiver one of letters, digits and . _ -, "
+                "other than nobody and watchdog"
             )
         taken.add(name)
         missing = [field for field in _NEEDS[kind] if not entry.get(field)]

@@ -30,7 +30,9 @@ LEFTOVERS = (
     "__pycache__/b.txt", "tests/c.pyc", "gpufleet-ollama-0.0.1.tar.gz",
 )
 # booleans that are called what everybody looks for
-PLAIN_BOOLEANS = ("ollama_adopt", "ollama_gpu_required")
+PLAIN_BOOLEANS = (
+    "ollama_adopt", "ollama_gpu_required", "nvidia_driver_upgrade", "nvidia_driver_allow_branch_change", "nvidia_driver_allow_downgrade",
+)
 # the prefix of the options that several roles share
 SHARED_PREFIX = "ollama"
 

@@ -131,7 +131,9 @@ DASHBOARDS: dict[str, tuple[str, dict[str, str], list[Panel]]] = {
             Panel("Share of the power limit", "percentunit", {
                 "{{host}} {{uuid}}": 'nvidia_smi_power_draw_watts{host=~"$host"} / nvidia_smi_power_limit_watts{host=~"$host"}',
             }),
-            Panel("GPUs in the driver", "none", {"{{host}}": 'gpu_usable_count{host=~"$host"}', "{{host}} wanted": 'gpu_expected_count{host=~"$host"}'}, "stat"),
+            Panel("GPUs in the driver", "none", {
+                "{{host}}": 'gpu_usable_count{host=~"$host"}', "{{host}} wanted": 'gpu_expected_count{host=~"$host"}',
+            }, "stat"),
             Panel("Driver", "none", {"{{host}} {{loaded}}": 'gpu_driver_info{host=~"$host"}'}, "table"),
             Panel("Verdict", "none", {"{{host}} {{verdict}}": 'gpu_health{host=~"$host"} == 1'}, "table"),
             Panel("XID errors", "none", {"{{host}} {{xid}}": 'gpu_xid_errors{host=~"$host"}'}, "table"),

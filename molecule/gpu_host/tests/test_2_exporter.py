@@ -33,8 +33,8 @@ def test_the_exporter(name: str) -> None:
     assert found["nvidia_smi_last_collect_success"] == 1 and found[f'nvidia_smi_temperature_gpu{{uuid="{UUID}"}}'] == 41
     address = host.check_output("hostname -i").split()[0]
     assert host.check_output("ss -Hltn sport = :9835").split()[3] == f"{address}:9835"
-    user = host.check_output(f"ps -o user= -p {pid(name, 'gpu_exporter.service')}")
-    assert user == "gpu_exporter"
+    # an id of those that systemd gives to dynamic users; the images lack the library that tells their names
+    assert 61184 <= int(host.check_output(f"ps -o uid= -p {pid(name, 'gpu_exporter.service')}")) <= 65519
     assert "/dev/nvidiactl rw" in host.check_output("systemctl show --property=DeviceAllow,DevicePolicy gpu_exporter.service")
     assert exposure(name, "gpu_exporter.service") < 2.5
     assert exposure(name, "gpufleet-gpu-metrics.service") < 3.5
@@ -77,7 +77,7 @@ def test_the_state_changes_with_the_host() -> None:
 def test_prometheus_asks_both() -> None:
     """One by its group, the other by its count; it took the rules."""
     until(lambda: sorted(item["metric"]["host"] for item in query('up{job="gpu"} == 1')) == list(HOSTS), "a GPU exporter is no target that is up")
-    assert {item["metric"]["host"] for item in query("gpu_health{verdict=\"ok\"} == 1")} == set(HOSTS)
+    until(lambda: {item["metric"]["host"] for item in query('gpu_health{verdict="ok"} == 1')} == set(HOSTS), "the state of a host is not scraped")
     address = on_host(DEB13).check_output("hostname -i").split()[0]
     rules = json.loads(on_host(DEB13).check_output(f"curl -sf http://{address}:9090/api/v1/rules"))["data"]["groups"]
     assert [group["name"] for group in rules] == ["gpu"] and all(rule["health"] != "err" for rule in rules[0]["rules"])

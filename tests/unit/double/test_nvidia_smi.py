@@ -77,7 +77,7 @@ def smi(tmp_path: Path) -> Smi:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--version", "-q", "-x", "-L -q", "-L -L", "-r", "--gpu-reset", "-q -x -f /dev/null", "-i", "-pm", "-pm 2", "-pl", "-pl much", "-pl=300",
+        "--version -q", "-q", "-x", "-L -q", "-L -L", "-r", "--gpu-reset", "-q -x -f /dev/null", "-i", "-pm", "-pm 2", "-pl", "-pl much", "-pl=300",
         "-lgc a,b", "-lgc 1,2,3", "-rgc 1", "-e maybe", "-mig 3", "-pm 1 -pl 300", "-L extra", "extra", "--query-gpu=name", "--format=csv",
         "--query-gpu=name --format=json", "--query-gpu=name --format=noheader",
         "--query-gpu name --format=csv", "--query-gpu= --format=csv", "--query-gpu=name --format=csv,nohead",

@@ -93,7 +93,8 @@ def fired(samples: list[str], folder: Path, seconds: int = 45 * 60) -> set[str]:
         value = "0+60" if name.endswith("timestamp_seconds") and "xid" not in name else value
         series.append({"series": f'{name}{{{labels}{"," if labels else ""}host="gpu1",job="gpu"}}', "values": f"{value}x{seconds // 60}"})
     # promtool says what it got in the place of what was expected
-    case = {"interval": "1m", "input_series": series, "promql_expr_test": [{"expr": FIRING, "eval_time": f"{seconds}s", "exp_samples": [{"labels": "{}", "value": 0}]}]}
+    question = {"expr": FIRING, "eval_time": f"{seconds}s", "exp_samples": [{"labels": "{}", "value": 0}]}
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [question]}
     path = folder / "case.yml"
     path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}), encoding="utf-8")
     done = promtool("test", "rules", path)

@@ -85,7 +85,8 @@ def test_prometheus_is_closed_unless_networks_are_given() -> None:
 
 def test_what_shows_alerts_is_closed_too() -> None:
     """Alertmanager, unless it is off, and Grafana where it is on, each at its own port."""
-    found = {item["name"]: (item["port"], item["networks"]) for item in services("mon", {"ollama_monitoring_grafana_enabled": True}, monitoring=["10.5.0.0/16"])}
+    open_to = services("mon", {"ollama_monitoring_grafana_enabled": True}, monitoring=["10.5.0.0/16"])
+    found = {item["name"]: (item["port"], item["networks"]) for item in open_to}
     assert found["Alertmanager"] == (9093, ["10.5.0.0/16"]) and found["Grafana"] == (3000, ["10.5.0.0/16"])
     names = {item["name"] for item in services("mon", {"ollama_monitoring_alertmanager_enabled": False})}
     assert names.isdisjoint({"Alertmanager", "Grafana"}) and "Prometheus" in names

@@ -1,0 +1,51 @@
+"""The hosts, and the role run on one of them with other variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+sys.path.insert(0, os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/shared"))
+
+from scenario import PROJECT, Play, on_host, play  # noqa: E402
+
+HOSTS = DEB12, DEB13 = "nvidia-deb12", "nvidia-deb13"
+SCENARIOS = PROJECT / "tests/double/nvidia/scenarios"
+UUIDS = ("GPU-00000000-aaaa-bbbb-cccc-000000000000", "GPU-00000001-aaaa-bbbb-cccc-000000000001")
+PATHS = {"proc_dir": "/opt/nvidia-standin/proc", "library_version_file": "/usr/lib/nvidia-standin/library-version"}
+BOARDS = "/etc/nvidia-standin/smi.json"
+LOADED = "/opt/nvidia-standin/proc/driver/nvidia/version"
+
+
+def converge(host: str, *options: str, **variables: Any) -> Play:
+    """Run the role on one host."""
+    return play("molecule/nvidia/converge.yml", "--limit", host, *options, **variables)
+
+
+def part(host: str, name: str, *options: str, **variables: Any) -> Play:
+    """Run one task file of the role."""
+    return play("molecule/nvidia/part.yml", "--limit", host, *options, part=name, **variables)
+
+
+def installed(host: str) -> dict[str, str]:
+    """Packages of the driver and their versions."""
+    listing = on_host(host).run("dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\\n' '*nvidia*' 'libcuda*'").stdout
+    return {name: version for name, version, state in (line.split(" ") for line in listing.splitlines()) if state == "installed"}
+
+
+def loaded(host: str) -> str:
+    """What the kernel's stand-in shows of the driver that is loaded."""
+    return str(on_host(host).run(f"head -1 {LOADED}").stdout)
+
+
+def boots(host: str) -> str:
+    """The id of the boot."""
+    return str(on_host(host).check_output("cat /proc/sys/kernel/random/boot_id"))
+
+
+def describe(host: str, scenario: str = "loaded", **more: Any) -> None:
+    """Give the boards of a host another description; the driver stays the one that is loaded."""
+    described = {**json.loads((SCENARIOS / f"{scenario}.json").read_text(encoding="utf-8")), **PATHS, **more}
+    on_host(host).check_output("cat >%s <<'END'\n%s\nEND", BOARDS, json.dumps(described))
