@@ -25,12 +25,9 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _mirror,
     _model,
     _models,
-<<<<<<< HEAD
     _monitoring,
-=======
     _nvidia,
     _openpgp,
->>>>>>> nv-exporter
     _rollout,
     _routing,
 )
@@ -103,12 +100,10 @@ class FilterModule:
             _models.store_models,
             _models.store_proxies,
             _models.warm_models,
-<<<<<<< HEAD
             _monitoring.alert_rules,
             _monitoring.alertmanager_config,
             _monitoring.scrape_configs,
             _monitoring.web_users,
-=======
             _nvidia.nvidia_devices,
             _nvidia.nvidia_dnf_module,
             _nvidia.nvidia_dnf_specs,
@@ -129,7 +124,6 @@ class FilterModule:
             _nvidia.nvidia_versionlock,
             _nvidia.nvidia_versions,
             _openpgp.key_problem,
->>>>>>> nv-exporter
             _rollout.release_report,
             _rollout.rollout_instances,
             _routing.gateway_routing,
