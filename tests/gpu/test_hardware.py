@@ -95,6 +95,17 @@ def test_csv_has_the_form_that_is_read() -> None:
     assert rows and all(len(row.split(", ")) == len(FIELDS.split(",")) for row in rows)
 
 
+def test_the_limit_of_a_board_is_understood(tmp_path: Path) -> None:
+    """The program of role nvidia_driver: the limit that a board has is found set, and a board that is not there is seen. Nothing is changed."""
+    uuid, limit = run("nvidia-smi", "--query-gpu=uuid,power.limit", "--format=csv,noheader,nounits").stdout.splitlines()[0].split(", ")
+    nobody = "GPU-00000000-aaaa-bbbb-cccc-000000000000"
+    for item, status in (((uuid, round(float(limit))), 0), ((nobody, 1), 1)):
+        settings = {"uuid": item[0], "name": None, "power_limit_watts": item[1], "graphics_clocks_mhz": None}
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps([settings]), encoding="utf-8")
+        assert run(sys.executable, "-I", str(ROOT / "roles/nvidia_driver/files/nvidia_tuning.py"), str(config)).returncode == status
+
+
 def test_ollama_computes_on_the_gpus() -> None:
     """A model of the store answers, and lies in the memory of a GPU."""
     def ask(path: str, content: Any = None) -> Any:

@@ -12,13 +12,14 @@ SYS = "/opt/nvidia-standin/sys"
 EFI = f"{SYS}/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
-@pytest.fixture(name="bare")
+@pytest.fixture(name="bare", scope="module")
 def bare_host() -> Iterator[Any]:
     """A host from which the role has taken the driver."""
     host = on_host(DEB13)
-    if installed(DEB13):
-        done = converge(DEB13, nvidia_driver_state="absent")
-        assert done.status == 0, done
+    done = converge(DEB13, nvidia_driver_state="absent")
+    assert done.status == 0, done
+    # as a boot does: nothing is loaded any more
+    host.check_output("systemctl restart nvidia-standin")
     yield host
     assert installed(DEB13) == {}
 
@@ -43,16 +44,20 @@ def test_wrong_key(bare: Any) -> None:
 def test_secure_boot(bare: Any) -> None:
     """It is on, and nobody has enrolled a key."""
     bare.check_output(f"mkdir -p $(dirname {EFI}) && printf '\\006\\000\\000\\000\\001' >{EFI}")
-    done = converge(DEB13)
-    bare.check_output(f"rm -r {SYS}/firmware")
+    try:
+        done = converge(DEB13)
+    finally:
+        bare.check_output(f"rm -r {SYS}/firmware")
     assert done.failed_with("Secure Boot is on") and done.says("nvidia_driver_secure_boot: mok_enrolled") and done.changed(DEB13) == 0, done
 
 
 def test_flavor_that_a_gpu_does_not_take(bare: Any) -> None:
     """A Pascal card, and open modules."""
     bare.check_output(f"echo 0x1b38 >{SYS}/bus/pci/devices/0000:3b:00.0/device")
-    done = converge(DEB13, nvidia_driver_flavor="open")
-    bare.check_output(f"echo 0x2330 >{SYS}/bus/pci/devices/0000:3b:00.0/device")
+    try:
+        done = converge(DEB13, nvidia_driver_flavor="open")
+    finally:
+        bare.check_output(f"echo 0x2330 >{SYS}/bus/pci/devices/0000:3b:00.0/device")
     assert done.failed_with("the Pascal GPU 0000:3b:00.0 has no GSP") and done.changed(DEB13) == 0, done
 
 
@@ -66,8 +71,10 @@ def test_branch_that_the_repository_has_not(bare: Any) -> None:
 def test_no_headers(bare: Any) -> None:
     """Nothing was blacklisted, so whatever drives the GPUs goes on."""
     bare.check_output("apt-get -qq purge -y linux-headers-$(uname -r) && mv /etc/apt/sources.list.d/stand-in-kernel.list /root && apt-get -qq update")
-    done = converge(DEB13)
-    bare.check_output("mv /root/stand-in-kernel.list /etc/apt/sources.list.d && apt-get -qq update && apt-get -qq install -y linux-headers-$(uname -r)")
+    try:
+        done = converge(DEB13)
+    finally:
+        bare.check_output("mv /root/stand-in-kernel.list /etc/apt/sources.list.d && apt-get -qq update && apt-get -qq install -y linux-headers-$(uname -r)")
     assert done.failed_with("there are no headers of the kernel") and done.says("reboot into it"), done
     assert not bare.file("/etc/modprobe.d/gpufleet-nvidia.conf").exists
 

@@ -11,6 +11,7 @@ from ansible.template import Templar
 
 VARS = Path(__file__).parents[3] / "roles/nvidia_driver/vars"
 OLD, EL = "EB693B3035CD5710E231E123A4B469963BF863CC", "610C7B14E068A878070DA4E99CD0A493D42D0685"
+TRIXIE = "02182E60104FCDC26EAE1B8597A5D4CB8793F200"
 
 
 def rendered(name: str, version: str, distribution: str = "", **variables: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def rendered(name: str, version: str, distribution: str = "", **variables: Any) 
     ("name", "version", "folder", "file", "fingerprint"),
     [
         ("Debian", "12.13", "debian12", "3bf863cc.pub", OLD),
-        ("Debian", "13", "debian13", "8793F200.pub", ""),
+        ("Debian", "13", "debian13", "8793F200.pub", TRIXIE),
         ("Ubuntu", "22.04", "ubuntu2204", "3bf863cc.pub", OLD),
         ("Ubuntu", "24.04", "ubuntu2404", "3bf863cc.pub", OLD),
         ("RedHat", "8.10", "rhel8", "D42D0685.pub", EL),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,16 +181,3 @@ def test_a_card_without_mig(tmp_path: Path) -> None:
     boards = Boards(tmp_path, "consumer")
     uuid = boards.described["gpus"][0]["uuid"]
     assert "cannot do MIG" in boards.run("nvidia_mig.py", {"uuid": uuid, "profiles": ["1g.10gb"]}, status=1)
-
-
-@pytest.mark.requires_gpu
-@pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="this machine has no nvidia-smi")
-def test_a_real_board_has_its_limit(tmp_path: Path) -> None:
-    """The real nvidia-smi is understood: the limit that a board has is found set, and a board that is not there is seen. Nothing is changed."""
-    row = subprocess.run(["nvidia-smi", "--query-gpu=uuid,power.limit", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True).stdout
-    uuid, limit = row.splitlines()[0].split(", ")
-    for item, status in ((tuning(uuid=uuid, power_limit_watts=round(float(limit))), 0), (tuning(uuid=FIRST, power_limit_watts=1), 1)):
-        config = tmp_path / "config.json"
-        config.write_text(json.dumps([item]), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-I", str(FILES / "nvidia_tuning.py"), str(config)], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (status, ""), done
