@@ -110,8 +110,10 @@ def test_a_bad_host_stops_it_and_stays_drained(loop: Callable[[], Loop], bad_sec
 def test_a_host_that_falls_to_the_cpu_stays_drained(loop: Callable[[], Loop]) -> None:
     """The driver is there and nvidia-smi is content, but Ollama does not compute on the GPUs: nobody may be sent there. Mended, it goes on."""
     host = on_host(SECOND)
-    drop_in = "/etc/systemd/system/ollama@.service.d/cpu.conf"
-    host.check_output(f"mkdir -p {drop_in.rsplit('/', 1)[0]} && printf '[Service]\\nEnvironment=OLLAMA_DOUBLE_VRAM=cpu\\n' >{drop_in} && systemctl daemon-reload")
+    # behind the instance's own, so that it wins
+    drop_in = "/etc/systemd/system/ollama@default.service.d/zz-cpu.conf"
+    host.check_output("echo OLLAMA_DOUBLE_VRAM=cpu >/root/cpu.env")
+    host.check_output(f"mkdir -p $(dirname {drop_in}); printf '[Service]\\nEnvironmentFile=/root/cpu.env\\n' >{drop_in}; systemctl daemon-reload")
     with loop() as seen:
         done = play("gpu_upgrade", **TO_NEXT)
     assert done.status != 0 and done.says("The upgrade stopped here"), done
