@@ -38,7 +38,8 @@ def test_the_repository(name: str) -> None:
     assert not host.file("/etc/apt/sources.list.d/libnvidia-container.list").exists
     assert not host.file("/etc/apt/sources.list.d/nvidia-docker.list").exists
     done = host.run("apt-get update -qq")
-    assert done.rc == 0 and "Conflicting" not in done.stderr, done.stderr
+    # it calls what it could not fetch a success
+    assert done.rc == 0 and not any(word in done.stderr for word in ("Conflicting", "Failed")), done.stderr
     assert MADE["fingerprint"] in host.check_output(f"gpg --show-keys --with-colons {KEYRING}")
     policy = host.check_output(f"apt-cache policy {' '.join(PACKAGES)}")
     assert policy.count("Candidate: 1.20.0-1") == 4 and "1.21.0-1" in policy
