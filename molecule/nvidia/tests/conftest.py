@@ -17,15 +17,16 @@ SCENARIOS = PROJECT / "tests/double/nvidia/scenarios"
 UUIDS = ("GPU-00000000-aaaa-bbbb-cccc-000000000000", "GPU-00000001-aaaa-bbbb-cccc-000000000001")
 PATHS = {"proc_dir": "/opt/nvidia-standin/proc", "library_version_file": "/usr/lib/nvidia-standin/library-version"}
 BOARDS = "/etc/nvidia-standin/smi.json"
+MARK = "/var/lib/gpufleet/nvidia-reboot.json"
 LOADED = "/opt/nvidia-standin/proc/driver/nvidia/version"
 
 
-def converge(hosts: dict[str, dict[str, Any]], *options: str, playbook: str = "converge") -> Play:
+def converge(hosts: dict[str, dict[str, Any]], *options: str) -> Play:
     """Run the role on hosts, each with variables of its own: a play on both takes hardly longer than one on either."""
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as inventory:
         json.dump({"ollama": {"hosts": hosts}}, inventory)
         inventory.flush()
-        return play(f"molecule/nvidia/{playbook}.yml", "--limit", ",".join(hosts), "-i", inventory.name, *options)
+        return play("molecule/nvidia/converge.yml", "--limit", ",".join(hosts), "-i", inventory.name, *options)
 
 
 def installed(host: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import HOSTS, installed, loaded
+from conftest import HOSTS, MARK, installed, loaded
 from scenario import on_host
 
 VERSION = "580.95.05"
@@ -25,7 +25,7 @@ def test_rebooted_into_the_driver(name: str) -> None:
     assert f"Open Kernel Module for x86_64  {VERSION}" in loaded(name)
     assert on_host(name).check_output("nvidia-smi -L").count("H100") == 2
     assert on_host(name).service("nvidia-persistenced").is_running
-    assert not on_host(name).file("/var/lib/gpufleet/nvidia-reboot.json").exists
+    assert not on_host(name).file(MARK).exists
 
 
 @each_host
