@@ -36,8 +36,15 @@ class Play(NamedTuple):
 
     def changed(self, host: str) -> int:
         """How many changes of a host the recap counts."""
+        return self._recap(host, "changed")
+
+    def failed(self, host: str) -> bool:
+        """Whether the recap says that a host failed, where others may not have."""
+        return self._recap(host, "failed") > 0
+
+    def _recap(self, host: str, what: str) -> int:
         line = next(line for line in self.output.splitlines() if line.startswith(f"{host} ") and " ok=" in line)
-        return int(line.split("changed=")[1].split()[0])
+        return int(line.split(f"{what}=")[1].split()[0])
 
 
 def play(name: str, *options: str, inventory: str = INVENTORY, **variables: Any) -> Play:

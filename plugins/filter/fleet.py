@@ -109,6 +109,7 @@ class FilterModule:
             _nvidia.nvidia_dnf_specs,
             _nvidia.nvidia_fabricmanager,
             _nvidia.nvidia_headers,
+            _nvidia.nvidia_in_use,
             _nvidia.nvidia_installed,
             _nvidia.nvidia_mig,
             _nvidia.nvidia_packages,

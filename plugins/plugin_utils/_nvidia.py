@@ -438,6 +438,25 @@ def nvidia_verify(gpu: Mapping[str, Any], target: Mapping[str, Any] | None, opti
     return problems
 
 
+def nvidia_in_use(gpu: Mapping[str, Any], active: list[str]) -> str:
+    """Why the driver cannot be taken away now: who uses the GPUs, and how to free them. Empty when nobody does.
+
+    Only nvidia-smi knows all processes. Where it does not answer for a driver that is loaded, which a new driver may be the mend for, the
+    C(active) instances of Ollama (their units) are all that is known.
+    Args: what M(gpufleet.ollama.gpu_info) says, and these units.
+    """
+    smi, loaded = gpu["smi"], gpu["driver"]["loaded"]
+    processes = ", ".join(f"{item['pid']} {item['name']}" for item in smi["processes"])
+    if processes:
+        return f"the GPUs are in use by {processes}: stop these processes"
+    if loaded and smi["status"] != 0 and active:
+        return (
+            f"the driver {loaded} is loaded and nvidia-smi does not answer ({smi['problem'] or 'it was not asked'}), so nobody knows which processes use the "
+            f"GPUs. It goes ahead only when no instance of Ollama is active, and {', '.join(active)} is: stop it, and whatever else computes"
+        )
+    return ""
+
+
 def nvidia_reboot_refusal(reasons: list[str], marker: Any, boot_id: str) -> str:
     """Why a host is not rebooted: it was before, for one of these reasons, and it did not help. Empty when it may be.
 

@@ -9,9 +9,9 @@ import re
 import subprocess
 import sys
 import urllib.request
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 

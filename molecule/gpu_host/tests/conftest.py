@@ -6,24 +6,31 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 sys.path.insert(0, os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/shared"))
 
 from scenario import PROJECT, Play, on_host, play  # noqa: E402
 
-# Docker 20.10, and Podman 5.4
-DEB12, DEB13 = "gpu-host-deb12", "gpu-host-deb13"
+# Docker 20.10, and Podman 5.4; one without a GPU, where Prometheus is
+DEB12, DEB13, CPU = "gpu-host-deb12", "gpu-host-deb13", "gpu-host-cpu"
 HOSTS = (DEB12, DEB13)
 MADE = json.loads((PROJECT / ".cache/gpu_host/made.json").read_text(encoding="utf-8"))
 PACKAGES = ["libnvidia-container-tools", "libnvidia-container1", "nvidia-container-toolkit", "nvidia-container-toolkit-base"]
 TEXTFILE = "/var/lib/prometheus/node-exporter/gpufleet_gpu.prom"
+KEYRING = "/usr/share/keyrings/nvidia-container-toolkit-keyring.asc"
+DAEMON = "/etc/docker/daemon.json"
+RELEASES = "/opt/nvidia_gpu_exporter"
 
 
-def converge(*options: str, limit: str, **variables: Any) -> Play:
-    """Run the roles on one host."""
-    return play("molecule/gpu_host/converge.yml", "--limit", limit, *options, **variables)
+def converge(values: Mapping[str, Mapping[str, Any]], *options: str) -> Play:
+    """Run the roles, at once on all hosts that are named, each with variables of its own over those of the scenario."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as inventory:
+        json.dump({"all": {"hosts": values}}, inventory)
+        inventory.flush()
+        return play("molecule/gpu_host/converge.yml", "-i", inventory.name, "--limit", ",".join(values), *options)
 
 
 def installed(host: str) -> dict[str, str]:
@@ -37,6 +44,12 @@ def metrics(host: str, port: int) -> dict[str, float]:
     address = on_host(host).check_output("hostname -i").split()[0]
     text = on_host(host).check_output(f"curl -sf http://{address}:{port}/metrics")
     return {match[1]: float(match[2]) for match in re.finditer(r"^((?:nvidia_smi|gpu)_\S*?(?:\{.*\})?) (\S+)$", text, re.M)}
+
+
+def left(host: str) -> list[str]:
+    """What there is of the exporter and of the program that writes the state."""
+    places = f"{RELEASES} /etc/systemd/system/gpu* /usr/local/lib/gpufleet/gpu_metrics /etc/gpufleet/gpu_metrics.json {TEXTFILE}"
+    return on_host(host).run(f"ls -d {places} 2>/dev/null").stdout.split()
 
 
 def scenario(host: str, name: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from conftest import DEB12, HOSTS, UUIDS, boots, converge, installed, loaded
+from conftest import HOSTS, MARK, installed, loaded
 from scenario import on_host
 
 VERSION = "580.95.05"
@@ -27,7 +25,7 @@ def test_rebooted_into_the_driver(name: str) -> None:
     assert f"Open Kernel Module for x86_64  {VERSION}" in loaded(name)
     assert on_host(name).check_output("nvidia-smi -L").count("H100") == 2
     assert on_host(name).service("nvidia-persistenced").is_running
-    assert not on_host(name).file("/var/lib/gpufleet/nvidia-reboot.json").exists
+    assert not on_host(name).file(MARK).exists
 
 
 @each_host
@@ -68,26 +66,3 @@ def test_apt_trusts_the_key_for_this_repository_alone(name: str) -> None:
     host = on_host(name)
     assert "Signed-By: /usr/share/keyrings/gpufleet-nvidia.asc" in host.file("/etc/apt/sources.list.d/gpufleet-nvidia.sources").content_string
     assert "NO_PUBKEY" not in host.check_output("apt-get update 2>&1")
-
-
-def test_settings_are_made_and_taken_back() -> None:
-    """A MIG layout and a power limit, which a reboot takes and a unit sets again; without the options the units go."""
-    host = on_host(DEB12)
-    wanted = {
-        "nvidia_driver_mig": [{"uuid": UUIDS[0], "profiles": ["3g.40gb", "1g.10gb"]}],
-        "nvidia_driver_tuning": [{"uuid": UUIDS[1], "power_limit_watts": 400, "graphics_clocks_mhz": [210, 1410]}],
-    }
-    done = converge(DEB12, **wanted)
-    assert done.status == 0, done
-    assert host.check_output("nvidia-smi -L").count("  MIG ") == 2
-    assert host.check_output("nvidia-smi --query-gpu=power.limit --format=csv,noheader").split("\n") == ["700.00 W", "400.00 W"]
-    again = converge(DEB12, **wanted)
-    assert again.status == 0 and again.changed(DEB12) == 0, again
-    assert json.loads(host.file("/etc/gpufleet/nvidia-mig.json").content_string)[0]["profiles"] == ["3g.40gb", "1g.10gb"]
-    before = boots(DEB12)
-    off = converge(DEB12, nvidia_driver_mig=[{"uuid": UUIDS[0], "profiles": []}])
-    assert off.status == 0 and boots(DEB12) == before, off
-    assert "MIG" not in host.check_output("nvidia-smi -L")
-    assert not host.file("/etc/systemd/system/gpufleet-nvidia-tuning.service").exists
-    assert converge(DEB12).status == 0
-    assert not host.file("/etc/systemd/system/gpufleet-nvidia-mig.service").exists

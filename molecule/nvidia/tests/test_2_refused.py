@@ -1,133 +1,149 @@
-"""What is refused before the first change, and what is left alone."""
+"""What is left alone, and what is refused before the first change: one host has a driver, the other one has not. A play takes long, so each runs on
+both, with a reason of its own for each."""
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+import json
+from typing import Iterator
 
 import pytest
-from conftest import DEB12, DEB13, boots, converge, describe, installed, loaded, part
-from scenario import on_host
+from conftest import DEB12, DEB13, MARK, UUIDS, boots, converge, describe, installed, loaded
+from scenario import Play, on_host
 
 SYS = "/opt/nvidia-standin/sys"
 EFI = f"{SYS}/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+NEWER = {"nvidia_driver_version": "580.105.08"}
+UPGRADE = {**NEWER, "nvidia_driver_upgrade": True}
+SETTINGS = {
+    "nvidia_driver_mig": [{"uuid": UUIDS[0], "profiles": ["3g.40gb", "1g.10gb"]}],
+    "nvidia_driver_tuning": [{"uuid": UUIDS[1], "power_limit_watts": 400, "graphics_clocks_mhz": [210, 1410]}],
+}
+
+pytestmark = pytest.mark.usefixtures("first")
 
 
-@pytest.fixture(name="bare", scope="module")
-def bare_host() -> Iterator[Any]:
-    """A host from which the role has taken the driver."""
-    host = on_host(DEB13)
-    done = converge(DEB13, nvidia_driver_state="absent")
-    assert done.status == 0, done
+@pytest.fixture(name="first", scope="module")
+def first_play() -> Iterator[Play]:
+    """One host is to have settings, and another version, for which it has no leave; from the other one the driver is taken."""
+    # as a run leaves it that is broken off behind its reboot
+    on_host(DEB12).check_output("mkdir -p $(dirname %s) && echo '{}' >%s", MARK, MARK)
+    done = converge({DEB12: {**NEWER, **SETTINGS}, DEB13: {"nvidia_driver_state": "absent"}})
     # as a boot does: nothing is loaded any more
-    host.check_output("systemctl restart nvidia-standin")
-    yield host
-    assert installed(DEB13) == {}
+    on_host(DEB13).check_output("systemctl restart nvidia-standin")
+    yield done
+    # nothing below has changed that
+    assert installed(DEB13) == {} and "580.95.05" in loaded(DEB12)
 
 
-def test_absent(bare: Any) -> None:
-    """Packages and files are gone; a second run finds nothing to do."""
-    listing = bare.check_output("ls /etc/apt/sources.list.d /etc/apt/preferences.d /etc/apt/apt.conf.d /etc/modprobe.d /usr/share/keyrings")
+@pytest.fixture(name="instance")
+def instance_that_serves() -> Iterator[str]:
+    """An instance of Ollama, as far as systemd knows."""
+    host = on_host(DEB12)
+    unit = "[Service]\\nExecStart=/usr/bin/sleep infinity\\n"
+    host.check_output(f"printf '{unit}' >/run/systemd/system/ollama@.service && systemctl daemon-reload && systemctl start ollama@default")
+    yield "ollama@default.service"
+    host.check_output("systemctl stop ollama@default && rm /run/systemd/system/ollama@.service && systemctl daemon-reload")
+
+
+def refused(done: Play, host: str, text: str) -> bool:
+    """Whether a host was refused before the first change, and why."""
+    return done.failed(host) and done.changed(host) == 0 and done.says(text)
+
+
+def test_a_loaded_driver_is_left_alone(first: Play) -> None:
+    """It is said what is to be done, and nothing is done. The mark of a reboot that has helped is forgotten."""
+    assert not first.failed(DEB12) and set(installed(DEB12).values()) == {"580.95.05-1"}, first
+    assert first.says("the driver 580.95.05 is loaded and stays as it is") and first.says("gpufleet.ollama.gpu_upgrade")
+    assert not on_host(DEB12).file(MARK).exists
+
+
+def test_settings(first: Play) -> None:
+    """A MIG layout and a power limit, which a reboot takes and a unit sets again."""
+    host = on_host(DEB12)
+    assert host.check_output("nvidia-smi -L").count("  MIG ") == 2, first
+    assert host.check_output("nvidia-smi --query-gpu=power.limit --format=csv,noheader").split("\n") == ["700.00 W", "400.00 W"]
+    assert json.loads(host.file("/etc/gpufleet/nvidia-mig.json").content_string)[0]["profiles"] == ["3g.40gb", "1g.10gb"]
+    assert host.service("gpufleet-nvidia-mig").is_enabled and host.service("gpufleet-nvidia-tuning").is_enabled
+
+
+def test_absent(first: Play) -> None:
+    """Packages and files are gone."""
+    assert not first.failed(DEB13) and installed(DEB13) == {}, first
+    listing = on_host(DEB13).check_output("ls /etc/apt/sources.list.d /etc/apt/preferences.d /etc/apt/apt.conf.d /etc/modprobe.d /usr/share/keyrings")
     assert "gpufleet" not in listing, listing
-    assert bare.run("systemctl is-enabled sleep.target").stdout.strip() == "static"
-    again = converge(DEB13, nvidia_driver_state="absent")
-    assert again.status == 0 and again.changed(DEB13) == 0, again
+    assert on_host(DEB13).run("systemctl is-enabled sleep.target").stdout.strip() == "static"
 
 
-def test_wrong_key(bare: Any) -> None:
-    """Another key than the one that is known: nothing of the repository is written."""
-    done = converge(DEB13, nvidia_driver_repo_key_fingerprint="A" * 40)
-    assert done.failed_with(f"and {'A' * 40} is wanted. Nothing was changed"), done
-    assert done.changed(DEB13) == 0
-    assert not bare.file("/usr/share/keyrings/gpufleet-nvidia.asc").exists and not bare.file("/etc/apt/sources.list.d/gpufleet-nvidia.sources").exists
+def test_check_mode_says_what_would_be() -> None:
+    """Of the newest version on a host that has none, and of an upgrade; a reboot belongs to both."""
+    done = converge({DEB12: UPGRADE, DEB13: {"nvidia_driver_version": ""}}, "--check")
+    assert done.status == 0, done
+    assert done.says(f"{DEB12}: the driver 580.95.05 would be replaced by the newer 580.105.08") and done.says(f"{DEB12} would be rebooted"), done
+    assert done.says(f"{DEB13}: the driver 580 with open kernel modules would be installed") and done.says(f"{DEB13} would be rebooted"), done
 
 
-def test_secure_boot(bare: Any) -> None:
-    """It is on, and nobody has enrolled a key."""
+def test_wrong_key_and_another_branch_without_leave() -> None:
+    """Another key than the one that is known: nothing of the repository is written. Who upgrades needs leave for another branch, too."""
+    done = converge(
+        {
+            DEB12: {"nvidia_driver_version": "", "nvidia_driver_branch": "595", "nvidia_driver_upgrade": True},
+            DEB13: {"nvidia_driver_repo_key_fingerprint": "A" * 40},
+        }
+    )
+    assert refused(done, DEB12, "set nvidia_driver_allow_branch_change: true"), done
+    assert refused(done, DEB13, f"and {'A' * 40} is wanted. Nothing was changed"), done
+    written = on_host(DEB13).check_output("ls /usr/share/keyrings /etc/apt/sources.list.d")
+    assert "gpufleet" not in written, written
+
+
+def test_secure_boot_and_processes() -> None:
+    """It is on, and nobody has enrolled a key. Processes that compute are named."""
+    bare = on_host(DEB13)
     bare.check_output(f"mkdir -p $(dirname {EFI}) && printf '\\006\\000\\000\\000\\001' >{EFI}")
+    describe(DEB12, processes=[{"pid": 4201, "name": "/usr/bin/python3", "uuid": UUIDS[0], "used_memory_mib": 1, "type": "C"}])
     try:
-        done = converge(DEB13)
+        done = converge({DEB12: UPGRADE, DEB13: {}})
     finally:
         bare.check_output(f"rm -r {SYS}/firmware")
-    assert done.failed_with("Secure Boot is on") and done.says("nvidia_driver_secure_boot: mok_enrolled") and done.changed(DEB13) == 0, done
+        describe(DEB12)
+    assert refused(done, DEB12, f"{DEB12}: the driver is not replaced, since the GPUs are in use by 4201 /usr/bin/python3"), done
+    assert refused(done, DEB13, "Secure Boot is on") and done.says("nvidia_driver_secure_boot: mok_enrolled"), done
 
 
-def test_flavor_that_a_gpu_does_not_take(bare: Any) -> None:
-    """A Pascal card, and open modules."""
-    bare.check_output(f"echo 0x1b38 >{SYS}/bus/pci/devices/0000:3b:00.0/device")
-    try:
-        done = converge(DEB13, nvidia_driver_flavor="open")
-    finally:
-        bare.check_output(f"echo 0x2330 >{SYS}/bus/pci/devices/0000:3b:00.0/device")
-    assert done.failed_with("the Pascal GPU 0000:3b:00.0 has no GSP") and done.changed(DEB13) == 0, done
+def test_absent_finds_nothing_to_do_and_a_driver_that_does_not_answer(instance: str) -> None:
+    """Run again. Processes that nobody can know, and an instance that is active."""
+    describe(DEB12, "mismatch")
+    done = converge({DEB12: UPGRADE, DEB13: {"nvidia_driver_state": "absent"}})
+    describe(DEB12)
+    assert refused(done, DEB12, f"It goes ahead only when no instance of Ollama is active, and {instance} is"), done
+    assert not done.failed(DEB13) and done.changed(DEB13) == 0, done
 
 
-def test_branch_that_the_repository_has_not(bare: Any) -> None:
-    """Before the first package, and before nouveau is given up."""
-    done = converge(DEB13, nvidia_driver_version="", nvidia_driver_branch="590")
-    assert done.failed_with("the repository has no nvidia-driver-cuda of the branch 590"), done
-    assert not bare.file("/etc/modprobe.d/gpufleet-nvidia.conf").exists
+def test_branch_that_the_repository_has_not_and_a_reboot_of_who_serves(instance: str) -> None:
+    """Before the first package, and before nouveau is given up. What serves is not cut off; the run says who is to do it. Settings are taken back."""
+    host = on_host(DEB12)
+    host.check_output("touch /run/reboot-required")
+    before = boots(DEB12)
+    no_mig = {"nvidia_driver_mig": [{"uuid": UUIDS[0], "profiles": []}]}
+    done = converge({DEB12: no_mig, DEB13: {"nvidia_driver_version": "", "nvidia_driver_branch": "590"}})
+    host.check_output("rm -f /run/reboot-required")
+    assert not done.failed(DEB12) and boots(DEB12) == before, done
+    assert done.says(f"{instance} serves: run the playbook gpufleet.ollama.gpu_upgrade"), done
+    assert "MIG" not in host.check_output("nvidia-smi -L")
+    assert not host.file("/etc/systemd/system/gpufleet-nvidia-tuning.service").exists
+    assert done.failed(DEB13) and done.says("the repository has no nvidia-driver-cuda of the branch 590"), done
+    assert not on_host(DEB13).file("/etc/modprobe.d/gpufleet-nvidia.conf").exists
 
 
-def test_no_headers(bare: Any) -> None:
-    """Nothing was blacklisted, so whatever drives the GPUs goes on."""
+def test_no_headers_and_unmanaged() -> None:
+    """Nothing was blacklisted, so whatever drives the GPUs goes on. Another hand's driver is verified only, and a GPU that is missing is seen."""
+    bare = on_host(DEB13)
     bare.check_output("apt-get -qq purge -y linux-headers-$(uname -r) && mv /etc/apt/sources.list.d/stand-in-kernel.list /root && apt-get -qq update")
+    unmanaged = {"nvidia_driver_state": "unmanaged", "nvidia_driver_branch": "595", "nvidia_driver_version": "", "ollama_gpu_expected_count": 3}
     try:
-        done = converge(DEB13)
+        done = converge({DEB12: unmanaged, DEB13: {}})
     finally:
         bare.check_output("mv /root/stand-in-kernel.list /etc/apt/sources.list.d && apt-get -qq update && apt-get -qq install -y linux-headers-$(uname -r)")
-    assert done.failed_with("there are no headers of the kernel") and done.says("reboot into it"), done
+    assert refused(done, DEB12, f"{DEB12}: nvidia-smi shows 2 GPUs, and ollama_gpu_expected_count is 3"), done
+    assert done.failed(DEB13) and done.says("there are no headers of the kernel") and done.says("reboot into it"), done
     assert not bare.file("/etc/modprobe.d/gpufleet-nvidia.conf").exists
-
-
-def test_a_loaded_driver_is_left_alone() -> None:
-    """Another version is wanted: it is said, and nothing is done."""
-    done = converge(DEB12, nvidia_driver_version="580.105.08")
-    assert done.status == 0 and done.changed(DEB12) == 0, done
-    assert done.says("the driver 580.95.05 is loaded and stays as it is") and done.says("gpufleet.ollama.gpu_upgrade")
-
-
-def test_another_branch_needs_leave() -> None:
-    """Also for who upgrades."""
-    done = converge(DEB12, nvidia_driver_version="", nvidia_driver_branch="595", nvidia_driver_upgrade=True)
-    assert done.failed_with("set nvidia_driver_allow_branch_change: true") and done.changed(DEB12) == 0, done
-
-
-def test_a_host_in_use_is_not_changed() -> None:
-    """Processes that compute are named; instances of Ollama keep a host from its reboot."""
-    process = {"pid": 4201, "name": "/usr/bin/ollama", "uuid": "GPU-00000000-aaaa-bbbb-cccc-000000000000", "used_memory_mib": 1, "type": "C"}
-    describe(DEB12, processes=[process])
-    done = converge(DEB12, nvidia_driver_version="580.105.08", nvidia_driver_upgrade=True)
-    describe(DEB12)
-    assert done.failed_with("the GPUs are in use, so the driver is not replaced: 4201 /usr/bin/ollama") and done.changed(DEB12) == 0, done
-
-
-@pytest.mark.parametrize(
-    ("scenario", "text"),
-    [
-        ("ecc", "uncorrectable memory errors"),
-        ("lost", "GPU is lost"),
-        ("recovery", "the driver asks for this to recover it"),
-        ("mismatch", "version mismatch"),
-    ],
-)
-def test_the_gate_is_closed(scenario: str, text: str) -> None:
-    """By what nvidia-smi says of the boards."""
-    describe(DEB12, scenario)
-    done = part(DEB12, "gate")
-    describe(DEB12)
-    assert done.failed_with("has GPUs that are not healthy") and done.says(text), done
-
-
-def test_the_gate_is_open() -> None:
-    """For boards that are well, and for a count that is right."""
-    assert part(DEB12, "gate").status == 0
-    assert part(DEB12, "gate", ollama_gpu_expected_count=3).failed_with("2 GPUs are on the bus, and 3 must be")
-
-
-def test_unmanaged_is_verified_only() -> None:
-    """Nothing is changed, and a GPU that is missing is seen."""
-    done = converge(DEB12, nvidia_driver_state="unmanaged", nvidia_driver_branch="595", nvidia_driver_version="")
-    assert done.status == 0 and done.changed(DEB12) == 0, done
-    done = converge(DEB12, nvidia_driver_state="unmanaged", ollama_gpu_expected_count=3)
-    assert done.failed_with("nvidia-smi shows 2 GPUs, and ollama_gpu_expected_count is 3"), done
-    assert boots(DEB12) and "580.95.05" in loaded(DEB12)

@@ -255,6 +255,7 @@ def test_programs_of_another_version(tmp_path: Path) -> None:
     """Only nvidia-smi knows it."""
     assert reasons(tmp_path, healthy(tmp_path, "mismatch")) == [f"the driver's programs and the loaded driver {VERSION} have different versions"]
 
+
 def test_programs_of_another_version_with_another_status(tmp_path: Path) -> None:
     """The words count as well as the status: only one driver was seen with it."""
     healthy(tmp_path)

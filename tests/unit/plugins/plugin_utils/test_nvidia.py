@@ -386,6 +386,26 @@ def test_problems(found: dict[str, Any], host: dict[str, Any], wanted: dict[str,
     assert [text in problem for problem in problems] == ([True] if text else [])
 
 
+def test_in_use() -> None:
+    """Processes are named. Where nvidia-smi does not answer for a loaded driver, they are unknown, and no instance may be active."""
+    process = {"pid": 4201, "name": "/usr/bin/python3", "uuid": UUID}
+    answers = {"status": 0, "problem": "", "processes": []}
+    silent = {"status": None, "problem": "it gave no answer within 30 seconds", "processes": []}
+    units = ["ollama@default.service", "ollama@large.service"]
+
+    def use(smi: dict[str, Any], active: list[str], loaded: str = "580.95.05") -> str:
+        return _nvidia.nvidia_in_use({"smi": smi, "driver": {"loaded": loaded}}, active)
+
+    assert use({**answers, "processes": [process]}, []) == "the GPUs are in use by 4201 /usr/bin/python3: stop these processes"
+    assert use(answers, units) == ""
+    assert use(silent, []) == ""
+    assert use({**silent, "status": 18}, units) == use(silent, units)
+    refused = use(silent, units)
+    assert "nvidia-smi does not answer (it gave no answer within 30 seconds)" in refused
+    assert "only when no instance of Ollama is active, and ollama@default.service, ollama@large.service is" in refused
+    assert use(silent, units, loaded="") == ""
+
+
 def test_reboot_refusal() -> None:
     """One that was made and did not help is not made again; one that did not happen is."""
     marker = {"boot_id": "a", "reasons": ["x"]}
