@@ -274,7 +274,7 @@ def test_loaded_model_is_seen_where_it_runs(name: str) -> None:
     host = runner.get_host(name)
     load = "curl -sS --fail --max-time 20 http://$(hostname -i):11434/api/generate -d"
     body = {"model": "smollm2:135m", "stream": False}
-    labels = 'ollama_instance="default",model="smollm2:135m"'
+    labels = 'model="smollm2:135m",ollama_instance="default"'
     host.check_output(f"{load} '{json.dumps({**body, 'keep_alive': 600})}'")
     try:
         lines = host.check_output("curl -sS --max-time 8 http://$(hostname -i):9778/metrics").splitlines()
