@@ -177,7 +177,7 @@ def test_versions() -> None:
     text = f"""\
  nvidia-driver-cuda | 595.71.05-1 | {REPOSITORY}/debian12/x86_64  Packages
  nvidia-driver-cuda | 580.95.05-1 | {REPOSITORY}/debian12/x86_64  Packages
- nvidia-driver-cuda | 535.309.01-1 | http://deb.debian.org/debian bookworm/non-free amd64 Packages
+ nvidia-driver-cuda | 535.309.01-1 | http://deb.example.org/debian bookworm/non-free amd64 Packages
  nvidia-driver-cuda | 580.1-1 | {REPOSITORY}.example.org/x Packages
 """
     assert _nvidia.nvidia_versions(text, REPOSITORY) == {"nvidia-driver-cuda": ["595.71.05-1", "580.95.05-1"]}
