@@ -128,3 +128,17 @@ def test_a_host_that_falls_to_the_cpu_stays_drained(loop: Callable[[], Loop]) ->
     assert loaded() == {name: NEXT for name in HOSTS}
     assert set(states().values()) == {"up"}
     assert not seen.failed and not more.failed, (seen.failed[:3], more.failed[:3])
+
+
+def test_a_host_that_only_needs_a_reboot_is_drained_for_it(loop: Callable[[], Loop]) -> None:
+    """Another driver is loaded than the one that is installed, as after an upgrade by hand: no package changes, and the others are left alone."""
+    before = boots()
+    version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build"
+    on_host(THIRD).check_output(f"echo '{version}' >/opt/nvidia-standin/proc/driver/nvidia/version")
+    with loop() as seen:
+        done = play("gpu_upgrade", **TO_NEXT)
+    assert done.status == 0, done
+    assert [name for name in HOSTS if boots()[name] != before[name]] == [THIRD]
+    assert loaded() == {name: NEXT for name in HOSTS}
+    assert set(states().values()) == {"up"}
+    assert not seen.failed, seen.failed[:3]
