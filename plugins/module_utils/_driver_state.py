@@ -107,7 +107,7 @@ def reboot_reasons(devices: list[dict[str, Any]], state: dict[str, Any], kernels
 
     C(devices) is what _pci.devices gives, C(state) and C(kernels) what methods driver and kernel give, C(smi) what _smi_xml.read gives.
     """
-    gpus = _pci.nvidia_gpus(devices)
+    gpus = _pci.nvidia_devices(devices)
     if not gpus:
         return []
     loaded, installed = state["loaded"], state["installed"]

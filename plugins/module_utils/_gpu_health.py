@@ -114,7 +114,7 @@ def health(
 
     C(devices) is what _pci.devices gives, C(smi) what _smi_xml.read gives, C(log) the kernel's log since boot, None when it cannot be read.
     """
-    present = _pci.nvidia_gpus(devices)
+    present = _pci.nvidia_devices(devices)
     if not present and not smi["gpus"] and not expected_count:
         return {"verdict": "none", "reasons": []}
     reasons = _of_count(present, smi, expected_count)

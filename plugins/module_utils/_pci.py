@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _probe
@@ -104,6 +105,6 @@ def devices(sys: str = "/sys") -> list[dict[str, Any]]:
     return result
 
 
-def nvidia_gpus(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the devices that are this host's NVIDIA GPUs: not the ones that are handed through to a virtual machine."""
-    return [device for device in found if (device["vendor"], device["kind"]) == ("nvidia", "gpu") and device["driver"] != "vfio-pci"]
+def nvidia_devices(devices: Iterable[Mapping[str, Any]], kind: str = "gpu") -> list[dict[str, Any]]:
+    """The NVIDIA devices of a kind that are this host's own: not the ones that are handed through to a virtual machine."""
+    return [dict(device) for device in devices if (device["vendor"], device["kind"]) == ("nvidia", kind) and device["driver"] != "vfio-pci"]

@@ -498,36 +498,37 @@ smi:
           name: "/usr/local/lib/ollama/llama-server"
           uuid: GPU-5a3d2c1b-8e7f-4a6b-9c0d-112233445566
   sample:
-    status: 0
-    problem: ""
-    driver_version: "580.95.05"
-    cuda_version: "13.0"
-    gpus:
-      - uuid: GPU-5a3d2c1b-8e7f-4a6b-9c0d-112233445566
-        bus_id: "0000:19:00.0"
-        name: "NVIDIA H100 80GB HBM3"
-        architecture: Hopper
-        persistence: true
-        mig_current: false
-        mig_pending: false
-        mig_devices: []
-        ecc_current: true
-        ecc_pending: true
-        ecc_uncorrected: 0
-        remap_pending: false
-        remap_failure: false
-        retired_pending: false
-        recovery_action: None
-        temperature: 41
-        power_limit_watts: 700.0
-        power_draw_watts: 69.85
-        memory_bytes: 85520809984
-        memory_used_bytes: 0
-        fabric_state: Completed
-        fabric_status: Success
-        slowdowns: []
-        errors: []
+    status: 9
+    problem: "nvidia-smi failed with status 9: NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+    driver_version: ""
+    cuda_version: ""
+    gpus: []
     processes: []
+xids:
+  description: Errors of the NVIDIA driver in the kernel's log, since boot or as far as the log goes back.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    bus_id:
+      description: PCI address of the GPU.
+      type: str
+      returned: success
+      sample: "0000:19:00.0"
+    xid:
+      description: Number of the error.
+      type: int
+      returned: success
+      sample: 79
+    count:
+      description: How often it is there.
+      type: int
+      returned: success
+      sample: 1
+  sample:
+    - bus_id: "0000:19:00.0"
+      xid: 79
+      count: 1
 health:
   description: Whether the NVIDIA GPUs are fit for work.
   type: dict
@@ -580,37 +581,9 @@ container:
   sample: false
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils import _driver_state, _gpu_health, _gpus, _pci, _smi_xml
-
-
-def look(params: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the module tells; C(params) are its options."""
-    dev, proc, sys, root = (params[f"{name}_dir"] for name in ("dev", "proc", "sys", "root"))
-    devices = _pci.devices(sys)
-    # nothing of NVIDIA is run where there is nothing of NVIDIA
-    present = any(device["vendor"] == "nvidia" for device in devices) or _gpus.known(proc, dev)
-    smi = _smi_xml.read(params["command"]) if present else _smi_xml.nothing()
-    log = _gpu_health.read_log(params["kernel_log"]) if present and params["kernel_log"] else ""
-    driver = _driver_state.driver(proc, root, params["modinfo"] if present else "")
-    kernel = _driver_state.kernel(proc, root)
-    return {
-        # after nvidia-smi, which brings the GPUs up
-        "gpus": _gpus.gpus(dev, proc, sys, {gpu["uuid"]: gpu["memory_bytes"] for gpu in smi["gpus"]}),
-        "nodes": _gpus.nodes(dev),
-        "driver_version": driver["loaded"],
-        "devices": devices,
-        "driver": driver,
-        "kernel": kernel,
-        "secure_boot": _driver_state.secure_boot(sys),
-        "smi": smi,
-        "health": _gpu_health.health(devices, smi, log, params["expected_count"], params["max_temperature"], params["fail_on_xids"]),
-        "reboot_reasons": _driver_state.reboot_reasons(devices, driver, kernel, smi, root),
-        "container": _driver_state.container(root),
-    }
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _gpu_state
 
 
 def main() -> None:
@@ -630,7 +603,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **look(module.params))
+    module.exit_json(changed=False, **_gpu_state.look(module.params))
 
 
 if __name__ == "__main__":

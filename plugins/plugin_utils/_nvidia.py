@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils._pci import nvidia_devices
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
 
 # these have no GSP, which the open kernel modules need, and 580 is the last branch for them
@@ -58,11 +59,6 @@ def upstream_version(version: str) -> str:
 
 def _branch_of(version: str) -> int:
     return (numbers(version) or (0,))[0]
-
-
-def nvidia_devices(devices: Iterable[Mapping[str, Any]], kind: str = "gpu") -> list[dict[str, Any]]:
-    """The NVIDIA devices of a kind that belong to the host: one that is handed to a virtual machine is left alone."""
-    return [dict(device) for device in devices if device["vendor"] == "nvidia" and device["kind"] == kind and device["driver"] != "vfio-pci"]
 
 
 def nvidia_target(devices: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]) -> dict[str, Any]:

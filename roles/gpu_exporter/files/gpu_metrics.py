@@ -5,8 +5,8 @@
 
 usage: gpu_metrics.py CONFIG
 CONFIG is a JSON file: {"output": "/var/lib/prometheus/node-exporter/gpufleet_gpu.prom", "dev_dir": "/dev", "proc_dir": "/proc", "sys_dir": "/sys",
-"root_dir": "/", "smi_command": "nvidia-smi", "kernel_log": "dmesg", "modinfo": "modinfo", "expected_count": 8, "max_temperature": 90}, of which
-output alone must be there.
+"root_dir": "/", "command": "nvidia-smi", "expected_count": 8, "max_temperature": 90 and the other options of module gpu_info}, of which output
+alone must be there.
 
 It looks with the library of module gpu_info, which lies beside it. The file is written whole or not at all: when something goes wrong, the old one
 stays, and its age tells.
@@ -24,19 +24,8 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 # pylint: disable=wrong-import-position
-from ansible_collections.gpufleet.ollama.plugins.module_utils import _driver_state, _gpu_health, _pci, _smi_xml  # noqa: E402
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _driver_state, _gpu_state, _pci  # noqa: E402
 
-DEFAULTS: dict[str, Any] = {
-    "dev_dir": "/dev",
-    "proc_dir": "/proc",
-    "sys_dir": "/sys",
-    "root_dir": "/",
-    "smi_command": "nvidia-smi",
-    "kernel_log": "dmesg",
-    "modinfo": "modinfo",
-    "expected_count": 0,
-    "max_temperature": 90,
-}
 VERDICTS = ("ok", "warn", "fail", "none")
 LEVELS = ("fail", "warn", "unknown")
 # as text in a label: a host that is in a bad way must not fill Prometheus
@@ -51,28 +40,8 @@ def branch(version: str) -> str:
     return version.partition(".")[0]
 
 
-def look(config: dict[str, Any]) -> dict[str, Any]:
-    """The state of the host, as module gpu_info tells it, and the errors in the kernel's log."""
-    devices = _pci.devices(config["sys_dir"])
-    # nothing of NVIDIA is run where there is nothing of NVIDIA and none is expected
-    wanted = any(device["vendor"] == "nvidia" for device in devices) or config["expected_count"] > 0
-    smi = _smi_xml.read(config["smi_command"]) if wanted else _smi_xml.nothing()
-    log = _gpu_health.read_log(config["kernel_log"]) if wanted and config["kernel_log"] else ""
-    driver = _driver_state.driver(config["proc_dir"], config["root_dir"], config["modinfo"] if wanted else "")
-    kernels = _driver_state.kernel(config["proc_dir"], config["root_dir"])
-    return {
-        "gpus": _pci.nvidia_gpus(devices),
-        "driver": driver,
-        "smi": smi,
-        "health": _gpu_health.health(devices, smi, log, config["expected_count"], config["max_temperature"]),
-        "reboot_reasons": _driver_state.reboot_reasons(devices, driver, kernels, smi, config["root_dir"]),
-        "xids": _gpu_health.xids(log or ""),
-        "expected_count": config["expected_count"],
-    }
-
-
-def families(state: dict[str, Any], now: float) -> list[tuple[str, str, list[Sample]]]:
-    """Name, help and samples of each metric; all are gauges."""
+def families(state: dict[str, Any], expected_count: int, now: float) -> list[tuple[str, str, list[Sample]]]:
+    """Name, help and samples of each metric; all are gauges. C(state) is what module gpu_info tells."""
     driver, smi = state["driver"], state["smi"]
     loaded, installed = driver["loaded"], driver["installed"]
     flavour = {True: "open", False: "proprietary"}.get(driver["open"], "")
@@ -87,8 +56,8 @@ def families(state: dict[str, Any], now: float) -> list[tuple[str, str, list[Sam
             "gpu_driver_mismatch", "Whether the driver that is loaded is another than the one that is installed, or than its programs.",
             [({}, mismatch or smi["status"] == _driver_state.MISMATCH)],
         ),
-        ("gpu_count", "GPUs of NVIDIA on the PCI bus, those that are given to a virtual machine left out.", [({}, len(state["gpus"]))]),
-        ("gpu_expected_count", "GPUs that the host must have; 0 when nobody said.", [({}, state["expected_count"])]),
+        ("gpu_count", "GPUs of NVIDIA on the PCI bus, those that are given to a virtual machine left out.", [({}, len(_pci.nvidia_devices(state["devices"])))]),
+        ("gpu_expected_count", "GPUs that the host must have; 0 when nobody said.", [({}, expected_count)]),
         ("gpu_usable_count", "GPUs that nvidia-smi lists, those that it has lost left out.", [({}, sum(not gpu["errors"] for gpu in smi["gpus"]))]),
         ("gpu_smi_success", "Whether nvidia-smi answered.", [({}, smi["status"] == 0)]),
         ("gpu_health", "The verdict about the GPUs of the host: 1 for the one that holds.", [({"verdict": name}, name == verdict) for name in VERDICTS]),
@@ -105,7 +74,7 @@ def families(state: dict[str, Any], now: float) -> list[tuple[str, str, list[Sam
         ("gpu_reboot_reason_info", f"The first {MAX_REASONS} reasons to reboot.", _texts(reboot)),
         (
             "gpu_xid_errors", "XID errors in the kernel's log, since boot or as far as the log goes back.",
-            [({"bus_id": bus_id, "xid": str(xid)}, count) for (bus_id, xid), count in sorted(state["xids"].items())],
+            [({"bus_id": found["bus_id"], "xid": str(found["xid"])}, found["count"]) for found in state["xids"]],
         ),
         ("gpu_state_timestamp_seconds", "When this was written.", [({}, now)]),
     ]
@@ -116,10 +85,10 @@ def _texts(reasons: list[str]) -> list[Sample]:
     return [({"reason": text}, 1) for text in list(dict.fromkeys(reason[:MAX_TEXT] for reason in reasons))[:MAX_REASONS]]
 
 
-def render(state: dict[str, Any], now: float) -> str:
+def render(state: dict[str, Any], expected_count: int, now: float) -> str:
     """The text format of Prometheus."""
     lines = []
-    for name, text, samples in families(state, now):
+    for name, text, samples in families(state, expected_count, now):
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
         for labels, value in samples:
             inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
@@ -157,8 +126,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         with open(arguments[0], encoding="utf-8") as file:
-            config = {**DEFAULTS, **json.load(file)}
-        write(config["output"], render(look(config), time.time()))
+            config = {**_gpu_state.DEFAULTS, **json.load(file)}
+        write(config["output"], render(_gpu_state.look(config), config["expected_count"], time.time()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"gpu_metrics: cannot write the state of the GPUs: {error!r}", file=sys.stderr)
         return 1

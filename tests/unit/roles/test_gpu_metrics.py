@@ -50,7 +50,7 @@ def run(root: Path, described: dict[str, Any] | None = None, **config: Any) -> s
     """Run it, without any package but Python's own."""
     values = {
         "output": f"{root}/out/gpu.prom", "dev_dir": f"{root}/dev", "proc_dir": f"{root}/proc", "sys_dir": f"{root}/sys", "root_dir": f"{root}/root",
-        "smi_command": nvidia_standin.smi(root, described or nvidia_standin.scenario("healthy")), "modinfo": nvidia_standin.modinfo(root),
+        "command": nvidia_standin.smi(root, described or nvidia_standin.scenario("healthy")), "modinfo": nvidia_standin.modinfo(root),
         "kernel_log": f"cat {root}/kernel.log", **config,
     }  # fmt: skip
     path = nvidia_standin.write(root / "config.json", json.dumps(values))

@@ -98,7 +98,7 @@ def test_driver(tmp_path: Path, driver: str, shown: str) -> None:
     found = _pci.devices(f"{tmp_path}/sys")
     assert [device["driver"] for device in found] == [shown]
     # handed through to a virtual machine, it is none of this host
-    assert bool(_pci.nvidia_gpus(found)) is (driver != "vfio-pci")
+    assert bool(_pci.nvidia_devices(found)) is (driver != "vfio-pci")
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def test_none(tmp_path: Path, run_module: RunModule) -> None:
         "kernel": {"running": "", "newest": "", "headers": False, "newest_headers": False},
         "secure_boot": {"enabled": False, "lockdown": ""},
         "smi": {"status": None, "problem": "", "driver_version": "", "cuda_version": "", "gpus": [], "processes": []},
+        "xids": [],
         "health": {"verdict": "none", "reasons": []},
         "reboot_reasons": [],
         "container": False,
@@ -218,6 +219,7 @@ def test_every_key_is_documented(tmp_path: Path, run_module: RunModule) -> None:
     scenario["gpus"][1]["temperature"] = 99
     host(tmp_path, scenario)
     (tmp_path / "dev/nvidia0").symlink_to("/dev/null")
+    standin.write(tmp_path / "log", "NVRM: Xid (PCI:0000:19:00): 31, pid=1, name=a\n")
 
     def compare(where: str, value: Any, documented: dict[str, Any]) -> None:
         first = value[0] if isinstance(value, list) and value else value
