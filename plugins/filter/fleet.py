@@ -27,7 +27,6 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _models,
     _monitoring,
     _nvidia,
-    _openpgp,
     _rollout,
     _routing,
 )
@@ -59,7 +58,6 @@ class FilterModule:
             _checksums.release_checksums,
             _containers.cdi_feature_flags,
             _containers.docker_daemon,
-            _containers.gpg_fingerprints,
             _firewall.firewall_advice,
             _firewall.firewall_names,
             _firewall.firewall_rules,
@@ -124,7 +122,6 @@ class FilterModule:
             _nvidia.nvidia_verify,
             _nvidia.nvidia_versionlock,
             _nvidia.nvidia_versions,
-            _openpgp.key_problem,
             _rollout.release_report,
             _rollout.rollout_instances,
             _routing.gateway_routing,

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, gpufleet.ollama contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Containers that use GPUs: the configuration of Docker's daemon, what the runtimes can read, and the key of a repository.
+"""Containers that use GPUs: the configuration of Docker's daemon, and what the runtimes can read.
 
 Each function raises C(ModelError) with a sentence that says what is wrong and how to mend it.
 """
@@ -82,17 +82,3 @@ def cdi_feature_flags(docker: str, podman: str) -> str:
     versions = {"docker": _version(docker), "podman": _version(podman)}
     old = any(version is not None and version < _READS_CDI_7[name] for name, version in versions.items())
     return _CDI_FLAGS if old else ""
-
-
-def gpg_fingerprints(listing: str) -> list[str]:
-    """The fingerprints of the primary keys in what C(gpg --show-keys --with-colons) said of a file; subkeys are part of theirs."""
-    result = []
-    primary = False
-    for line in listing.splitlines():
-        fields = line.split(":")
-        if fields[0] in ("pub", "sub"):
-            primary = fields[0] == "pub"
-        elif fields[0] == "fpr" and primary and len(fields) > 9:
-            result.append(fields[9])
-            primary = False
-    return result

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from typing import Any, Callable, Mapping
 
 sys.path.insert(0, os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/shared"))
 
-from scenario import PROJECT, Play, on_host, play  # noqa: E402
+from scenario import PROJECT, Play, on_host, play_on  # noqa: E402
 
 # Docker 20.10, and Podman 5.4; one without a GPU, where Prometheus is
 DEB12, DEB13, CPU = "gpu-host-deb12", "gpu-host-deb13", "gpu-host-cpu"
@@ -25,12 +24,9 @@ DAEMON = "/etc/docker/daemon.json"
 RELEASES = "/opt/nvidia_gpu_exporter"
 
 
-def converge(values: Mapping[str, Mapping[str, Any]], *options: str) -> Play:
-    """Run the roles, at once on all hosts that are named, each with variables of its own over those of the scenario."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as inventory:
-        json.dump({"all": {"hosts": values}}, inventory)
-        inventory.flush()
-        return play("molecule/gpu_host/converge.yml", "-i", inventory.name, "--limit", ",".join(values), *options)
+def converge(hosts: Mapping[str, Mapping[str, Any]], *options: str) -> Play:
+    """Run the roles on hosts, each with variables of its own."""
+    return play_on(hosts, "molecule/gpu_host/converge.yml", *options)
 
 
 def installed(host: str) -> dict[str, str]:

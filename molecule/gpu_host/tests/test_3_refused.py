@@ -38,7 +38,7 @@ def _refused() -> Iterator[Refused]:
 
 def test_another_key(refused: Refused) -> None:
     """The file had it in no keyring, no list names the repository, no package came from it."""
-    says = f"has the keys {MADE['fingerprint']}, and nvidia_container_toolkit_key_fingerprint says {OTHER_KEY}: nothing was trusted"
+    says = f"it holds the key {MADE['fingerprint']}, and {OTHER_KEY} is wanted. Nothing was trusted"
     assert refused.play.failed_with(says), refused.play
     assert on_host(CPU).run(f"ls {KEYRING} /etc/apt/*.d/nvidia-container-toolkit* /tmp/nvidia-container-toolkit.*").stdout == ""
     assert installed(CPU) == {}

@@ -102,9 +102,9 @@ def test_refusals(signer: apt_repository.Key) -> None:
     """No password, no way to the repository, another key: one sentence each, and nothing is trusted. Prometheus runs on."""
     assert site(signer.fingerprint, password="short").failed_with("Give an ollama_monitoring_grafana_admin_password of at least 12 characters")
     gone = site(signer.fingerprint, key="http://127.0.0.1:1/gpg.key")
-    assert gone.failed_with(f"{MONITOR} cannot reach the repository of Grafana: http://127.0.0.1:1/gpg.key"), gone
+    assert gone.failed_with("http://127.0.0.1:1/gpg.key: it cannot be fetched") and gone.says("Let the host reach the repository of Grafana"), gone
     foreign = site("0" * 40)
-    assert foreign.failed_with(f"has the keys {signer.fingerprint}, and"), foreign
+    assert foreign.failed_with(f"it holds the key {signer.fingerprint}, and {'0' * 40} is wanted. Nothing was trusted"), foreign
     host = on_host(MONITOR)
     assert not host.file("/usr/share/keyrings/grafana.asc").exists and not host.package("grafana").is_installed
     assert host.service("prometheus").is_running

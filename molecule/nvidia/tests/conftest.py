@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
-from typing import Any
+from typing import Any, Mapping
 
 sys.path.insert(0, os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/shared"))
 
-from scenario import PROJECT, Play, on_host, play  # noqa: E402
+from scenario import PROJECT, Play, on_host, play_on  # noqa: E402
 
 HOSTS = DEB12, DEB13 = "nvidia-deb12", "nvidia-deb13"
 SCENARIOS = PROJECT / "tests/double/nvidia/scenarios"
@@ -21,12 +20,9 @@ MARK = "/var/lib/gpufleet/nvidia-reboot.json"
 LOADED = "/opt/nvidia-standin/proc/driver/nvidia/version"
 
 
-def converge(hosts: dict[str, dict[str, Any]], *options: str) -> Play:
-    """Run the role on hosts, each with variables of its own: a play on both takes hardly longer than one on either."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as inventory:
-        json.dump({"ollama": {"hosts": hosts}}, inventory)
-        inventory.flush()
-        return play("molecule/nvidia/converge.yml", "--limit", ",".join(hosts), "-i", inventory.name, *options)
+def converge(hosts: Mapping[str, Mapping[str, Any]], *options: str) -> Play:
+    """Run the role on hosts, each with variables of its own."""
+    return play_on(hosts, "molecule/nvidia/converge.yml", *options)
 
 
 def installed(host: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ def test_wrong_key_and_another_branch_without_leave() -> None:
         }
     )
     assert refused(done, DEB12, "set nvidia_driver_allow_branch_change: true"), done
-    assert refused(done, DEB13, f"and {'A' * 40} is wanted. Nothing was changed"), done
+    assert refused(done, DEB13, f"and {'A' * 40} is wanted. Nothing was trusted"), done
     written = on_host(DEB13).check_output("ls /usr/share/keyrings /etc/apt/sources.list.d")
     assert "gpufleet" not in written, written
 

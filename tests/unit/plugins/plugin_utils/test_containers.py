@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._containers import cdi_feature_flags, docker_daemon, gpg_fingerprints
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._containers import cdi_feature_flags, docker_daemon
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
 
 RUNTIME = {"path": "nvidia-container-runtime", "args": []}
@@ -98,19 +98,3 @@ def test_what_docker_would_not_take(text: str, message: str) -> None:
 def test_cdi_for_old_runtimes(docker: str, podman: str, flags: str) -> None:
     """The oldest of a host counts, and one that is missing does not."""
     assert cdi_feature_flags(docker, podman) == flags
-
-
-def test_fingerprints_of_primary_keys() -> None:
-    """One for each key; those of subkeys and what else gpg tells are no keys to trust."""
-    key = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
-    other = "EB693B3035CD5710E231E123A4B469963BF863CC"
-    listing = f"""pub:-:4096:1:DDCAE044F796ECB0:1505925187:::-:::scESC::::::23::0:
-fpr:::::::::{key}:
-grp:::::::::0123456789ABCDEF0123456789ABCDEF01234567:
-uid:-::::1505925187::0BC5A9AC::NVIDIA CORPORATION (Open Source Projects) <cudatools@nvidia.com>::::::::::0:
-sub:-:4096:1:6ED91CA3AC1160CD:1505925187::::::e::::::23:
-fpr:::::::::AAAAAAAAAAAAAAAAAAAAAAAA6ED91CA3AC1160CD:
-"""
-    assert gpg_fingerprints(listing) == [key]
-    assert gpg_fingerprints(listing + f"pub:-:4096:1:A4B469963BF863CC:1:::-:::scESC::::::23::0:\nfpr:::::::::{other}:\n") == [key, other]
-    assert gpg_fingerprints("") == []

@@ -3,7 +3,7 @@
 
 """Fingerprints of the keys in an armored OpenPGP file (RFC 4880 and 9580).
 
-Done here rather than by gpg on the host: no Debian is sure to have gpg, and it wants a directory to write to, which a dry run must not make.
+Read here rather than by gpg: no Debian is sure to have gpg, and it wants a directory to write to, which a dry run must not make.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
-
 _BLOCK = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.S)
 _PUBLIC_KEY = 6
 # signature, public key, user id, subkey, user attribute, padding and trust are what such a file may hold
 _ALLOWED = (2, _PUBLIC_KEY, 12, 13, 14, 17, 21)
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
+
+
+class KeyProblem(ValueError):
+    """A key that cannot be read or is not to be trusted; the text is for the user."""
 
 
 def key_fingerprints(text: Any) -> list[str]:
@@ -31,7 +33,7 @@ def key_fingerprints(text: Any) -> list[str]:
     """
     blocks = _BLOCK.findall(str(text))
     if len(blocks) != 1 or str(text).count("-----BEGIN ") != 1:
-        raise ModelError("this is no armored OpenPGP key: one block BEGIN PGP PUBLIC KEY BLOCK is wanted")
+        raise KeyProblem("this is no armored OpenPGP key: one block BEGIN PGP PUBLIC KEY BLOCK is wanted")
     # headers end with an empty line, and the last line may be a checksum, which protects from nothing
     lines = blocks[0].replace("\r", "").split("\n")
     body = lines[lines.index("") + 1:] if "" in lines[:-1] else lines
@@ -39,9 +41,9 @@ def key_fingerprints(text: Any) -> list[str]:
         data = base64.b64decode("".join(line for line in body if not line.startswith("=")), validate=True)
         result = [_fingerprint(content) for tag, content in _packets(data) if tag == _PUBLIC_KEY]
     except (binascii.Error, IndexError, ValueError) as error:
-        raise ModelError(f"this OpenPGP key cannot be read: {error}") from None
+        raise KeyProblem(f"this OpenPGP key cannot be read: {error}") from None
     if not result:
-        raise ModelError("this OpenPGP file holds no public key")
+        raise KeyProblem("this OpenPGP file holds no public key")
     return result
 
 
@@ -100,16 +102,13 @@ def fingerprint(value: Any) -> str:
     """A fingerprint as the operator wrote it, in upper case and without blanks and colons."""
     result = re.sub(r"[\s:]", "", str(value)).upper()
     if not _FINGERPRINT.fullmatch(result):
-        raise ModelError(f"{value!r} is no fingerprint of a key: give all 40 hex digits; the short id of a key can be made by anybody")
+        raise KeyProblem(f"{value!r} is no fingerprint of a key: give all 40 hex digits; the short id of a key can be made by anybody")
     return result
 
 
-def key_problem(text: Any, wanted: str, source: str) -> str:
-    """Why a key from C(source) is not to be trusted; empty when its only fingerprint is the one that is C(wanted)."""
-    try:
-        found = key_fingerprints(text)
-    except ModelError as error:
-        return f"{source}: {error}"
-    if found == [fingerprint(wanted)]:
-        return ""
-    return f"{source} holds the key {', '.join(found)}, and {fingerprint(wanted)} is wanted"
+def check(text: Any, wanted: Iterable[str]) -> list[str]:
+    """The fingerprints of the keys in an armored file. KeyProblem when one of them is none of the C(wanted) ones."""
+    found, known = key_fingerprints(text), [fingerprint(value) for value in wanted]
+    if not set(found) <= set(known):
+        raise KeyProblem(f"it holds the key {', '.join(found)}, and {' or '.join(known)} is wanted")
+    return found

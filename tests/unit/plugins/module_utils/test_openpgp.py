@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _openpgp
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _openpgp
 
 GPG = ["gpg", "--batch", "--quiet", "--yes", "--passphrase", "", "--pinentry-mode", "loopback"]
 
@@ -46,40 +45,48 @@ def test_fingerprints(keys: tuple[str, list[str]]) -> None:
     assert len(keys[1]) == 2 and _openpgp.key_fingerprints(keys[0]) == keys[1]
 
 
-def test_the_right_key(key: tuple[str, str]) -> None:
-    """However the fingerprint is written, and whatever line ends the file has."""
+def test_the_right_key(key: tuple[str, str], keys: tuple[str, list[str]]) -> None:
+    """However the fingerprint is written, and whatever line ends the file has; several keys when all of them are wanted."""
     armored, fingerprint = key
     spaced = " ".join(fingerprint.lower()[number:number + 4] for number in range(0, 40, 4))
-    assert _openpgp.key_problem(armored, spaced, "x") == ""
-    assert _openpgp.key_problem(armored.replace("\n", "\r\n"), fingerprint, "x") == ""
+    assert _openpgp.check(armored, ["A" * 40, spaced]) == [fingerprint]
+    assert _openpgp.check(armored.replace("\n", "\r\n"), [fingerprint]) == [fingerprint]
+    assert _openpgp.check(keys[0], keys[1]) == keys[1]
+
+
+def refused(text: str, *wanted: str) -> str:
+    """Why a key is not trusted."""
+    with pytest.raises(_openpgp.KeyProblem) as problem:
+        _openpgp.check(text, wanted)
+    return str(problem.value)
 
 
 def test_a_wrong_key(key: tuple[str, str], keys: tuple[str, list[str]]) -> None:
     """Also one that comes together with the right one: apt would trust both."""
-    assert f"holds the key {key[1]}, and {'A' * 40} is wanted" in _openpgp.key_problem(key[0], "A" * 40, "https://host/key")
-    assert f"holds the key {', '.join(keys[1])}" in _openpgp.key_problem(keys[0], keys[1][0], "x")
+    assert refused(key[0], "A" * 40) == f"it holds the key {key[1]}, and {'A' * 40} is wanted"
+    assert f"holds the key {', '.join(keys[1])}" in refused(keys[0], keys[1][0])
+    assert "is wanted" in refused(key[0])
 
 
 def test_two_blocks(key: tuple[str, str]) -> None:
     """Programs disagree about the second one."""
-    assert "one block" in _openpgp.key_problem(key[0] + key[0], key[1], "x")
-    assert "one block" in _openpgp.key_problem(key[0] + "-----BEGIN PGP SIGNATURE-----\n", key[1], "x")
+    assert "one block" in refused(key[0] + key[0], key[1])
+    assert "one block" in refused(key[0] + "-----BEGIN PGP SIGNATURE-----\n", key[1])
 
 
 @pytest.mark.parametrize("text", ["", "<html>404</html>", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n!!!\n-----END PGP PUBLIC KEY BLOCK-----\n"])
 def test_no_key(text: str) -> None:
     """A page that says sorry is no key."""
-    assert "OpenPGP" in _openpgp.key_problem(text, "A" * 40, "x")
+    assert "OpenPGP" in refused(text, "A" * 40)
 
 
 def test_a_key_that_is_cut_off(key: tuple[str, str]) -> None:
     """Lines are missing at its end."""
     lines = key[0].splitlines()
-    assert "cut off" in _openpgp.key_problem("\n".join([*lines[:8], lines[-1]]), key[1], "x")
+    assert "cut off" in refused("\n".join([*lines[:8], lines[-1]]), key[1])
 
 
 @pytest.mark.parametrize("value", ["", "3BF863CC", "EB693B3035CD5710E231E123A4B469963BF863CX"])
 def test_no_fingerprint(value: str, key: tuple[str, str]) -> None:
     """A short id can be made by anybody."""
-    with pytest.raises(ModelError, match="40 hex digits"):
-        _openpgp.key_problem(key[0], value, "x")
+    assert "40 hex digits" in refused(key[0], value)
