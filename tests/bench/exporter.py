@@ -29,6 +29,7 @@ from statistics import median
 from typing import Callable, Iterator
 
 import yaml
+from verdict import missed
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/ollama_exporter"
@@ -271,12 +272,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ollama-bench-") as directory, rig(arguments.python, Path(directory)) as (port, exporters):
         figures = measure(port, exporters, arguments.rounds)
     print(f"\nload average {os.getloadavg()[0]:.1f}")
-    missed = 0
-    for name, wanted in WANTED.items():
-        met = figures[name] <= wanted
-        missed += not met
-        print(f"{'ok    ' if met else 'MISSED'} {name:64} {figures[name]:8.3f}, wanted at most {wanted:g}")
-    return int(missed > 0)
+    return int(missed(figures, WANTED) > 0)
 
 
 if __name__ == "__main__":

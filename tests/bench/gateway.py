@@ -32,6 +32,7 @@ sys.path[:0] = [str(ROOT / "tests/gateway")]
 
 # pylint: disable=wrong-import-position
 from local import HOST, LocalGateway, free_port, nginx, upstream_hosts  # noqa: E402
+from verdict import missed  # noqa: E402
 
 # What is wanted of each figure: at most this. Times of the processor grow on a busy machine, of plain too: ratios do less.
 WANTED = {
@@ -515,12 +516,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ollama-bench-") as directory, rig(Path(directory)) as (gateways, plains):
         figures = measure(gateways, plains, arguments.rounds)
     print(f"\nload average {os.getloadavg()[0]:.1f}; the run took {time.monotonic() - began:.0f} s")
-    missed = 0
-    for name, wanted in WANTED.items():
-        met = figures[name] <= wanted
-        missed += not met
-        print(f"{'ok    ' if met else 'MISSED'} {name:56} {figures[name]:8.3f}, wanted at most {wanted:g}")
-    return int(missed > 0)
+    return int(missed(figures, WANTED) > 0)
 
 
 def measure(gateways: dict[str, LocalGateway], plains: list[Target], rounds: int) -> Figures:

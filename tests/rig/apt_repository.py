@@ -5,16 +5,19 @@ The packages are stubs: what is real is that dpkg installs them, and that apt ch
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import hosts
+import upstream
 
 FIELDS = ("Depends", "Provides", "Conflicts", "Replaces")
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
@@ -98,3 +101,17 @@ def flat(folder: Path, stubs: list[dict[str, Any]], signer: Key) -> None:
     for option, name in (("--clearsign", "InRelease"), ("--detach-sign", "Release.gpg")):
         _run("gpg", "--batch", "--quiet", "--yes", "--armor", option, "--output", str(folder / name), str(release), env=env)
     _run("gpgconf", "--homedir", str(signer.home), "--kill", "all")
+
+
+def command(usage: str | None, build: Callable[[Path], str]) -> int:
+    """The command line of what builds repositories below a folder, of which one process at a time may; prints what C(build) returns."""
+    parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    try:
+        with upstream.locked(args.out.with_name(f"{args.out.name}.lock")):
+            print(build(args.out))
+    except hosts.RigError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    return 0

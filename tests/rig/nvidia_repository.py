@@ -9,7 +9,6 @@ a container has its machine's kernel, of which no archive knows.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import apt_repository
-import hosts
 import upstream
 
 DOUBLE = upstream.DOUBLE / "nvidia"
@@ -146,19 +144,5 @@ def build(out: Path) -> str:
     return key.fingerprint
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
-    try:
-        with upstream.locked(args.out.with_name(f"{args.out.name}.lock")):
-            print(build(args.out))
-    except hosts.RigError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(apt_repository.command(__doc__, build))

@@ -8,7 +8,6 @@ tests/double/nvidia, or the binary that GPUFLEET_GPU_EXPORTER names.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import apt_repository
-import hosts
 import upstream
 
 DOUBLE = upstream.DOUBLE / "nvidia"
@@ -88,8 +86,8 @@ def exporter(version: str) -> bytes:
     return archive.getvalue()
 
 
-def build(out: Path) -> dict[str, Any]:
-    """Build everything below a folder, anew; the key stays."""
+def build(out: Path) -> str:
+    """Build everything below a folder, anew; the key stays. Returns, as JSON, its fingerprint and the sums of the archives, which made.json holds too."""
     key = apt_repository.key(out / "gnupg", "Stand-in of NVIDIA <rig@example.org>")
     arch = upstream.architecture()
     site = out / "nvidia.github.io/libnvidia-container"
@@ -103,24 +101,10 @@ def build(out: Path) -> dict[str, Any]:
         content = exporter(version)
         (folder / f"nvidia_gpu_exporter_{version}_linux_{EXPORTER_ARCH[arch]}.tar.gz").write_bytes(content)
         sums[version] = hashlib.sha256(content).hexdigest()
-    return {"fingerprint": key.fingerprint, "exporter": sums}
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
-    try:
-        with upstream.locked(args.out.with_name(f"{args.out.name}.lock")):
-            said = json.dumps(build(args.out))
-            upstream.write(args.out / "made.json", said)
-    except hosts.RigError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    print(said)
-    return 0
+    made = json.dumps({"fingerprint": key.fingerprint, "exporter": sums})
+    upstream.write(out / "made.json", made)
+    return made
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(apt_repository.command(__doc__, build))
