@@ -110,6 +110,19 @@ def test_secure_boot_and_processes() -> None:
     assert refused(done, DEB13, "Secure Boot is on") and done.says("nvidia_driver_secure_boot: mok_enrolled"), done
 
 
+def test_no_reboot_under_who_computes() -> None:
+    """A reboot is due, no instance of Ollama is active, and somebody else uses a GPU."""
+    host = on_host(DEB12)
+    describe(DEB12, processes=[{"pid": 4201, "name": "/usr/bin/python3", "uuid": UUIDS[0], "used_memory_mib": 1, "type": "C"}])
+    host.check_output("touch /run/reboot-required")
+    before = boots(DEB12)
+    done = converge({DEB12: {}})
+    host.check_output("rm -f /run/reboot-required")
+    describe(DEB12)
+    assert refused(done, DEB12, "it is not rebooted for packages ask for it (/run/reboot-required), since the GPUs are in use by 4201 /usr/bin/python3"), done
+    assert boots(DEB12) == before and not host.file(MARK).exists
+
+
 def test_absent_finds_nothing_to_do_and_a_driver_that_does_not_answer(instance: str) -> None:
     """Run again. Processes that nobody can know, and an instance that is active."""
     describe(DEB12, "mismatch")

@@ -40,6 +40,7 @@ def host(tmp_path: Path) -> Path:
     library = root / "program" / VARS["__gpu_exporter_library_dir"]
     library.mkdir(parents=True)
     shutil.copy(ROOT / "roles/gpu_exporter/files/gpu_metrics.py", root / "program")
+    nvidia_standin.write(root / "program/ansible_collections/__init__.py")
     for name in VARS["__gpu_exporter_libraries"]:
         shutil.copy(ROOT / "plugins/module_utils" / name, library)
     (root / "out").mkdir()
@@ -76,6 +77,19 @@ def test_a_healthy_host(root: Path) -> None:
     assert not any(name.startswith(("gpu_xid", "gpu_health_reason_info", "gpu_reboot_reason_info")) for name in found)
     assert [path.name for path in (root / "out").iterdir()] == ["gpu.prom"]
     assert (root / "out/gpu.prom").stat().st_mode & 0o777 == 0o644
+
+
+def test_beside_an_ansible_of_the_host(root: Path, tmp_path: Path) -> None:
+    """Whose package of collections, a whole one, stands behind ours in the path."""
+    (tmp_path / "site/ansible_collections").mkdir(parents=True)
+    (tmp_path / "site/ansible_collections/__init__.py").touch()
+    assert run(root).returncode == 0
+    program = f"import runpy, sys; sys.path.append({str(tmp_path / 'site')!r}); runpy.run_path(sys.argv[1])"
+    command = [sys.executable, "-I", "-S", "-c", program, str(root / "program/gpu_metrics.py")]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stderr == ""
+    # the mark is what does it
+    (root / "program/ansible_collections/__init__.py").unlink()
+    assert "ModuleNotFoundError" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
 def test_a_host_without_a_gpu(root: Path) -> None:
