@@ -133,13 +133,13 @@ def test_standin_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sums = upstream.build_release("1.2.3")
     archive = tmp_path / f"releases/v1.2.3/ollama-linux-{upstream.architecture()}.tar.zst"
     assert sums == {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
-    before, key = archive.stat().st_mtime_ns, upstream._key(tmp_path / "releases", ())  # pylint: disable=protected-access
+    before, key = archive.stat().st_mtime_ns, upstream._key(tmp_path / "releases", (), {})  # pylint: disable=protected-access
     assert upstream.build_release("1.2.3") == sums
     (tmp_path / "releases-v1.2.3.key").unlink()
     assert upstream.build_release("1.2.3") == sums
-    assert (archive.stat().st_mtime_ns, upstream._key(tmp_path / "releases", ())) == (before, key)  # pylint: disable=protected-access
+    assert (archive.stat().st_mtime_ns, upstream._key(tmp_path / "releases", (), {})) == (before, key)  # pylint: disable=protected-access
     assert upstream.build_release("1.2.3", "--exit-at-start", "no") != sums
-    assert upstream._key(tmp_path / "releases", ()) != key  # pylint: disable=protected-access
+    assert upstream._key(tmp_path / "releases", (), {}) != key  # pylint: disable=protected-access
 
 
 def test_down_needs_no_engine_and_no_tools(tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ def test_the_store_belongs_to_the_service(name: str) -> None:
     assert host.check_output(f"find {STORE} ! -user ollama") == ""
     assert host.check_output(f"find {STORE}/blobs -type f | grep -vE '/sha256-[0-9a-f]{{64}}$' || true") == ""
     assert host.check_output(f"find {STORE}/.gpufleet -name '*.part' -o -name '*.map'") == ""
-    # what is staged is nobody else's to look at
     assert host.check_output(f"find {STORE} -path {STORE}/.gpufleet -prune -o -type f ! -perm 644 -print") == ""
-    assert host.check_output(f"stat -c %a {STORE}/.gpufleet/staging") == "700"
+    # others may count what is staged, but not open it
+    assert host.check_output(f"stat -c %a {STORE}/.gpufleet/staging") == "755"
+    assert host.check_output(f"find {STORE}/.gpufleet/staging -type f -perm /077") == ""
 
 
 @each_host
