@@ -8,7 +8,7 @@ import subprocess
 from typing import Iterator
 
 import pytest
-import testinfra
+from scenario import on_host
 
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 CONVERGE = os.path.join(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/shared/converge.yml")
@@ -31,7 +31,7 @@ def changes(output: str) -> dict[str, int]:
 @pytest.fixture(name="drift")
 def change_by_hand() -> Iterator[str]:
     """A file of one host that somebody edited; mended afterwards."""
-    host = testinfra.get_host("docker://main-gpu1")
+    host = on_host("main-gpu1")
     host.check_output(f"cp -p {DRIFTED} {DRIFTED}.kept && echo 'OLLAMA_DEBUG=\"1\"' >>{DRIFTED}")
     yield "main-gpu1"
     host.check_output(f"mv {DRIFTED}.kept {DRIFTED}")

@@ -6,27 +6,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-import testinfra.utils.ansible_runner
+from load import Loop, at_once, context
+from scenario import in_group, on_host, play, variables_of
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path[:0] = [str(PROJECT / "molecule/shared"), str(PROJECT / "tests/gateway")]
-
-from load import Loop, at_once, context  # noqa: E402
-from scenario import on_host, play  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-GATEWAYS = sorted(runner.get_hosts("gateway"))
-OLLAMA = sorted(runner.get_hosts("ollama"))
-CLIENTS = runner.get_variables(GATEWAYS[0])["ollama_gateway_clients"]
+GATEWAYS = in_group("gateway")
+OLLAMA = in_group("ollama")
+CLIENTS = variables_of(GATEWAYS[0])["ollama_gateway_clients"]
 LOAD = next(client for client in CLIENTS if client["name"] == "load")
 MODEL = "smollm2:135m"
 # an answer of about so many tokens, of which the stand-in gives 50 a second
@@ -135,7 +126,7 @@ def test_a_killed_host_costs_only_what_it_was_answering(targets: list[tuple[str,
 
 def test_an_upgrade_under_load_fails_no_request(loop: Callable[[], Loop]) -> None:
     """Host after host is drained, upgraded and put back."""
-    sums = runner.get_variables(OLLAMA[0])["ollama_checksums"]
+    sums = variables_of(OLLAMA[0])["ollama_checksums"]
     with loop() as seen:
         for version in ("0.32.9", "0.34.4"):
             done = play("upgrade", ollama_version=version, ollama_checksums=sums)
