@@ -60,7 +60,8 @@ def test_the_switch_takes_the_upload_away_and_shows_no_password() -> None:
     assert not host.file("/etc/gpufleet/logs/tls").exists
     config = host.file("/etc/gpufleet/logs/rsyslog.conf")
     assert (config.user, config.mode) == ("root", 0o600)
-    assert host.check_output(f"stat -c %U /proc/$(systemctl show --value --property=MainPID {UNIT})") == UNIT
+    # one of systemd's dynamic users
+    assert int(host.check_output(f"stat -c %u /proc/$(systemctl show --value --property=MainPID {UNIT})")) >= 61184
 
 
 def test_documents_have_host_unit_and_request() -> None:
@@ -72,14 +73,15 @@ def test_documents_have_host_unit_and_request() -> None:
 
 
 def test_nothing_is_lost_while_elasticsearch_is_away() -> None:
-    """A restart of the sender in between: what waits is on its disk."""
+    """The connection that stood breaks, and rsyslog tries again."""
     host = on_host(COLLECTOR)
     host.check_output("systemctl stop search.service")
     write_lines(AWAY, 1000)
-    on_host(CLIENT).check_output(f"sleep 2; systemctl restart {UNIT}")
+    assert wait_until(lambda: "suspend" in on_host(CLIENT).run(f"journalctl -u {UNIT} --since=-1min").stdout)
     host.check_output(START)
     wait_until(lambda: len(documents(AWAY)) >= 1000, 60)
-    assert sorted(int(item["message"]) for item in documents(AWAY)) == list(range(1, 1001))
+    # in the order of the journal, each once
+    assert list(int(item["message"]) for item in documents(AWAY)) == list(range(1, 1001))
 
 
 def test_the_way_back_goes_on_where_it_ended() -> None:
