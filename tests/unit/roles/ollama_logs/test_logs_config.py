@@ -78,6 +78,12 @@ def test_an_upload_that_fails_is_started_again_and_again(steps: bool) -> None:
     assert ("RestartSteps=0" in found) is steps
 
 
+def test_the_receiver_sees_the_id_of_the_boot() -> None:
+    """Without it Debian 12's makes no journal for a host that sends for the first time."""
+    unit = render("systemd/system/gpufleet-logs-receiver.service.j2").splitlines()
+    assert not [line for line in unit if line.startswith("ProcSubset=")] and "PrivateNetwork=true" in unit
+
+
 @pytest.mark.parametrize("path", sorted(path.name for path in (TEMPLATES / "systemd/system").glob("gpufleet-*.service.j2")))
 def test_every_unit_of_its_own_is_taken_off_again(path: str) -> None:
     """Its file stands in the part that it belongs to."""
