@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, gpufleet.ollama contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""A small certificate authority in a directory of the controller, and the server certificates that it issues.
+"""A small certificate authority in a directory of the controller, and the certificates of servers and clients that it issues.
 
-Layout: C(ca.key), C(ca.crt), and C(<name>.key), C(<name>.crt) of each server. Keys are EC P-256, mode 0600, in a
+Layout: C(ca.key), C(ca.crt), and C(<name>.key), C(<name>.crt) of each server or client. Keys are EC P-256, mode 0600, in a
 directory of mode 0700. An authority that was put there by hand may have another EC key, or an RSA key.
 """
 
@@ -33,6 +33,8 @@ except ImportError as error:
 CA_DAYS = 3650
 # clients may have clocks that are behind
 BACKDATE = datetime.timedelta(hours=1)
+# what a certificate is for: a server's is of no use to who wants to pass for a client, and the other way round
+USAGES = ("server", "client")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
 
@@ -72,6 +74,19 @@ def names_of(certificate: Any) -> list[str]:
     return [str(name.value) for name in names]
 
 
+def usage_of(certificate: Any) -> str:
+    """What a certificate is for, one of USAGES; empty when it is for something else, or for both."""
+    try:
+        found = list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return ""
+    return next((usage for usage in USAGES if found == [_purpose(usage)]), "")
+
+
+def _purpose(usage: str) -> Any:
+    return {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}[usage]
+
+
 def _general_name(name: str) -> Any:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
@@ -88,7 +103,7 @@ def _public_bytes(key: Any) -> bytes:
 
 
 def _build(subject: str, issuer: Any, public_key: Any, days: int, end: datetime.datetime | None) -> Any:
-    """What the CA's own and a server's certificate have in common."""
+    """What the CA's own and all other certificates have in common."""
     after = now() + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()
@@ -141,15 +156,15 @@ def _authority_key_identifier(ca: Issued) -> Any:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def make_server(ca: Issued, names: list[str], days: int) -> Issued:
-    """A new server certificate with a new key; it does not outlive its authority."""
+def make_leaf(ca: Issued, names: list[str], days: int, usage: str) -> Issued:
+    """A new certificate of a server or a client with a new key; it does not outlive its authority. The first name is its subject, too."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         _build(names[0], ca.certificate.subject, key.public_key(), days, not_after(ca.certificate))
         .add_extension(_authority_key_identifier(ca), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([_purpose(usage)]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
     )
     return Issued(builder.sign(ca.key, hashes.SHA256()), key)
@@ -222,8 +237,8 @@ class Directory:
         return True
 
 
-def why_renew(old: Issued | None, ca: Issued, names: list[str], renew_days: int) -> str:
-    """Why a server certificate must be made anew; empty when it need not."""
+def why_renew(old: Issued | None, ca: Issued, names: list[str], renew_days: int, usage: str) -> str:
+    """Why a certificate must be made anew; empty when it need not."""
     if old is None:
         return "there is none"
     certificate = old.certificate
@@ -231,6 +246,8 @@ def why_renew(old: Issued | None, ca: Issued, names: list[str], renew_days: int)
         return "the authority is another one"
     if sorted(names_of(certificate)) != sorted(names):
         return "the names changed"
+    if usage_of(certificate) != usage:
+        return f"it is not one of a {usage}"
     left = not_after(certificate) - now()
     # one that ends with its authority could be renewed every day and live no longer
     if left < datetime.timedelta(days=renew_days) and not_after(certificate) < not_after(ca.certificate):
@@ -252,8 +269,8 @@ def _is_signed_by(certificate: Any, ca: Issued) -> bool:
     return True
 
 
-def ensure(path: str, name: str, names: list[str], days: int, renew_days: int, check: bool) -> dict[str, Any]:
-    """Make the authority and the server certificate C(name) where they are missing or must be made anew.
+def ensure(path: str, name: str, names: list[str], days: int, renew_days: int, check: bool, usage: str = "server") -> dict[str, Any]:
+    """Make the authority and the certificate C(name) of a server or a client where they are missing or must be made anew.
 
     Returns changed, reason, before and after (each names, not_after, fingerprint; None or unknown values where there is
     none), and the paths ca_path, certificate_path, key_path.
@@ -267,8 +284,8 @@ def ensure(path: str, name: str, names: list[str], days: int, renew_days: int, c
     with directory.locked():
         ca, made_ca = _authority(directory)
         old = directory.read(name)
-        reason = why_renew(old, ca, names, renew_days)
-        new = make_server(ca, names, days) if reason or old is None else old
+        reason = why_renew(old, ca, names, renew_days, usage)
+        new = make_leaf(ca, names, days, usage) if reason or old is None else old
         if reason:
             directory.write(name, new)
         closed = [directory.close_key(key) for key in ("ca", name) if os.path.exists(directory.file(f"{key}.key"))]

@@ -83,11 +83,14 @@ def is_active(unit: str) -> bool:
 def clash(found: list[Listener], port: int, address: str, unit: str, option: str) -> Iterator[str]:
     """A sentence for each listener that keeps C(unit) from listening on C(address) and C(port).
 
-    A listener whose process is not to be seen is taken for the unit's when that runs.
+    A listener whose process is not to be seen is taken for the unit's when that runs, and one that systemd holds for the unit's socket, too.
     """
     everywhere = ("", "0.0.0.0", "::")
     for listener in found:
         overlap = address in everywhere or listener.address in everywhere or listener.address == address
-        if listener.port == port and overlap and not fnmatch.fnmatchcase(listener.unit, unit) and (listener.pid or not is_active(unit)):
+        if listener.port != port or not overlap or fnmatch.fnmatchcase(listener.unit, unit):
+            continue
+        held_for_it = {0: unit, 1: f"{unit.removesuffix('.service')}.socket"}.get(listener.pid)
+        if not held_for_it or not is_active(held_for_it):
             holder = f"{listener.command or 'another process'} (pid {listener.pid or 'unknown'}, unit {listener.unit or 'none'})"
             yield f"port {port} is held by {holder}, so {unit} cannot have it: stop that process or set {option} to another port"

@@ -15,7 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._gpu_monitoring import gpu_exporter_known
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import DEFAULT_INSTANCES, ModelError, instances, integer, reach_from_elsewhere
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import (
+    DEFAULT_INSTANCES,
+    FLEET_GROUPS,
+    ModelError,
+    instances,
+    integer,
+    reach_from_elsewhere,
+)
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
 # stands between the names in a question to getent, which answers an address with itself
@@ -73,6 +80,8 @@ def firewall_services(
             add("Alertmanager", port("ollama_monitoring_alertmanager_port", 9093), networks=watchers)
         if _is_true(values.get("ollama_monitoring_grafana_enabled", False)):
             add("Grafana", port("ollama_monitoring_grafana_port", 3000), networks=watchers)
+    if host in (groups.get("logs") or []):
+        add("journals of the fleet", port("ollama_logs_port", 19532), [peer for group in FLEET_GROUPS for peer in groups.get(group) or []])
     add("node_exporter", port("node_exporter_port", 9100), monitors)
     return result
 

@@ -28,7 +28,7 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._environment impor
 
 DEFAULT_PORT = 11434
 DEFAULT_INSTANCES = [{"name": "default"}]
-FLEET_GROUPS = ("ollama", "gateway", "mirror", "monitoring")
+FLEET_GROUPS = ("ollama", "gateway", "mirror", "monitoring", "logs")
 # what Prometheus, the collection and its exporters put on series themselves
 TAKEN_LABELS = ("host", "role", "job", "instance", "ollama_instance", "model", "le", "quantile", "alertname", "severity")
 

@@ -31,3 +31,14 @@ def test_listeners(tmp_path: Path) -> None:
         _ports.Listener("127.0.0.1", 11434, 311, "ollama", "ollama@default.service"),
         _ports.Listener("::1", 80, 0, "", ""),
     ]
+
+
+def test_what_systemd_holds_for_the_units_socket_is_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that is started by its socket, and one of another name that has none."""
+    active: set[str] = {"web.socket"}
+    monkeypatch.setattr(_ports, "is_active", active.__contains__)
+    found = [_ports.Listener("10.0.0.5", 443, 1, "systemd", "")]
+    assert not list(_ports.clash(found, 443, "10.0.0.5", "web.service", "web_port"))
+    assert "held by systemd (pid 1" in next(_ports.clash(found, 443, "10.0.0.5", "other.service", "other_port"))
+    active.clear()
+    assert list(_ports.clash(found, 443, "10.0.0.5", "web.service", "web_port"))

@@ -56,6 +56,23 @@ def test_openssl_accepts_the_certificate_for_its_names_as_a_server(tmp_path: pat
     assert wrong.returncode != 0
 
 
+def test_a_clients_certificate_is_none_of_a_server(tmp_path: pathlib.Path) -> None:
+    """And the other way round; the first name is the subject, by which a server knows the client."""
+    found = {usage: ensure(tmp_path, name=usage, names=["gpu1.example.org"], usage=usage) for usage in ("server", "client")}
+    for usage, result in found.items():
+        for purpose, wanted in (("sslserver", usage == "server"), ("sslclient", usage == "client")):
+            verify = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", result["ca_path"], result["certificate_path"]]
+            assert (subprocess.run(verify, check=False, capture_output=True).returncode == 0) is wanted, (usage, purpose)
+    assert read(found["client"]["certificate_path"]).subject.rfc4514_string() == "CN=gpu1.example.org"
+
+
+def test_renewal_when_the_use_changed(tmp_path: pathlib.Path) -> None:
+    """Once: the new one is kept."""
+    ensure(tmp_path)
+    assert ensure(tmp_path, usage="client")["reason"] == "it is not one of a client"
+    assert not ensure(tmp_path, usage="client")["changed"]
+
+
 def test_the_leaf_is_signed_by_the_authority_and_is_none_itself(tmp_path: pathlib.Path) -> None:
     result = ensure(tmp_path)
     leaf, ca = read(result["certificate_path"]), read(result["ca_path"])

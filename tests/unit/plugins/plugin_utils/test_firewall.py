@@ -72,6 +72,19 @@ def test_a_gateway() -> None:
     assert [(item["port"], item["networks"]) for item in closed[:2]] == [(443, ["10.0.0.0/8"]), (80, list(_firewall.EVERYBODY))]
 
 
+def test_a_collector_of_logs_is_open_to_the_fleet_only() -> None:
+    """Hosts of every group but itself, at the port of the inventory."""
+    groups = {**GROUPS, "logs": ["logs"]}
+    hostvars = {**HOSTVARS, "logs": {"ansible_host": "10.0.0.40", "ollama_logs_port": "6514"}}
+    services_of_logs = _firewall.firewall_services("logs", hostvars, groups, _firewall.EVERYBODY, ())
+    found = _firewall.firewall_rules(services_of_logs, "logs", answer(["10.0.0.30"]), SSH, PLAIN)
+    assert found[1:3] == [
+        'ip saddr { 10.0.0.11, 10.0.0.12, 10.0.0.20, 10.0.0.30, 10.9.0.20 } tcp dport 6514 accept comment "journals of the fleet"',
+        'tcp dport 6514 drop comment "journals of the fleet: nobody else"',
+    ]
+    assert [item["port"] for item in _firewall.firewall_services("gw", hostvars, groups, [], []) if "journals" in item["name"]] == []
+
+
 def test_prometheus_is_closed_unless_networks_are_given() -> None:
     """Its own exporters need no rule: loopback comes before all."""
     assert [rule for rule in rules("mon") if "accept" in rule] == ['tcp dport { 22 } accept comment "SSH"']
