@@ -80,6 +80,12 @@ class Index:
         """By which name a registry has a layer: not by that of a model of one's own that is made from it."""
         return {digest: parse(layer.model) for digest, layer in self.layers.items() if layer.place == "registry"}
 
+    def same(self, other: Index | None) -> bool:
+        """Whether a backup has the same models, with each layer in the same place."""
+        return bool(other) and (self.models.keys(), self.layers, self.records) == (other.models.keys(), other.layers, other.records) and all(
+            manifest.raw == other.models[name].raw for name, manifest in self.models.items()
+        )
+
     def own(self) -> list[Name]:
         """The models that need the backup."""
         return [name for name, manifest in self.models.items() if any(self.layers[layer.digest].place == "backup" for layer in manifest.layers)]
@@ -192,7 +198,7 @@ class Result:
 class Backup:
     """Backs up a store, into a repository that is open.
 
-    C(arrived) is called with the bytes that were looked at so far. C(owners): the hosts that are to save a model first, by its name; while the
+    C(owners): the hosts that are to save a model first, by its name; while the
     backup of such a host does not have what this one has, this one waits for it, for C(owner_seconds) at most, so that not all send the same.
     """
 
@@ -212,13 +218,20 @@ class Backup:
             self._check_present(index)
         return index
 
-    def run(self, policy: Policy, arrived: Callable[[int], Any] = lambda _count: None) -> Result:
+    def newest(self) -> Index | None:
+        """The index of the newest backup of this host and store, None when there is none."""
+        for snapshot in self.repository.snapshots(self.host):
+            if snapshot.store == self.store.path:
+                return Index.load(self.repository.index(snapshot))
+        return None
+
+    def run(self, policy: Policy, progress: Progress | None = None) -> Result:
         """Make a backup: whole, or not at all. Raises BackupError, OSError for a disk that fails."""
         self._wait_for_owners()
         with self._staging() as index:
             before = self._identities(index)
             self._verify(index)
-            saved = self.repository.save(self._staged, self.host, arrived)
+            saved = self.repository.save(self._staged, self.host, _counter(progress, f"backup of {self.store.path}", index.bytes_in("backup")))
             changed = [layer for layer in index.saved if self._identity(layer) != before[layer.digest]]
             if changed:
                 self._take_back(saved, index, changed[0])
@@ -339,6 +352,21 @@ class Backup:
         return {layer.digest for layer in Index.load(self.repository.index(snapshots[0])).saved} if snapshots else set()
 
 
+def _counter(progress: Progress | None, what: str, total: int) -> Callable[[int], None]:
+    """Turns the bytes so far into those that came since the last call."""
+    before = 0
+    if progress:
+        progress.begin(what, total)
+
+    def arrived(count: int) -> None:
+        nonlocal before
+        if progress:
+            progress.arrived(max(0, count - before))
+        before = max(before, count)
+
+    return arrived
+
+
 # -- the way back -------------------------------------------------------------------
 
 def choose(repository: Repository, host: str, store: str = "", snapshot: str = "") -> Snapshot:
@@ -379,7 +407,7 @@ class BackupSource:
     def blob(self, _name: Name, layer: Layer, _alone: bool) -> Any:
         """A layer, if it is in the backup."""
         if self._index.layers[layer.digest].place != "backup":
-            raise FetchError(f"{self.text} does not hold it, since a registry did", "not-found")
+            raise FetchError(f"{self.text} does not hold it, since a registry has it: name sources of it, or set upstream", "not-found")
         return self._repository.blob(self._snapshot, layer)
 
 

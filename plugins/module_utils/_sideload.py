@@ -197,9 +197,13 @@ class Progress:
 
     def start(self, model: Model, total: int, present: int) -> None:
         """A model begins, of so many bytes, of which so many were there."""
+        self.begin(model.name.display, total, present)
+
+    def begin(self, what: str, total: int, present: int = 0) -> None:
+        """The same for something that need not be a model."""
         with self._lock:
             self._base, self._layer = present, 0
-            self._state.update(model=model.name.display, total=total)
+            self._state.update(model=what, total=total)
             self._report(True)
 
     def layer(self, there: int) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import
 from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Lock, Options, Progress, Sideload
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 BASE = "smollm2:135m"
 OWN = "support-bot:latest"
 ADAPTED = "adapted:1b"
