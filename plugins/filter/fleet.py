@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _acme,
     _archives,
+    _backups,
     _capacity,
     _checksums,
     _containers,
@@ -54,6 +55,8 @@ class FilterModule:
             _acme.acme_names,
             _acme.acme_reason,
             _archives.archive_names,
+            _backups.backup_environment,
+            _backups.backup_plan,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _containers.cdi_feature_flags,

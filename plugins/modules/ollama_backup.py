@@ -61,9 +61,12 @@ options:
     type: bool
     default: false
   initialise:
-    description: Make the repository where there is none. Without it that is a failure, so that a disk that is not mounted is no new repository.
-    type: bool
-    default: true
+    description:
+      - With V(missing) the repository is made where there is none. With V(never) that is a failure, so that a disk that is not mounted is no new
+        repository. With V(only) it is made if need be, and nothing is saved.
+    type: str
+    choices: [missing, never, only]
+    default: missing
   keep_daily:
     description: Backups of how many days stay, the last of each day. With this, O(keep_weekly) and O(keep_monthly) all 0, none is deleted.
     type: int
@@ -102,7 +105,7 @@ EXAMPLES = r"""
     host: "{{ inventory_hostname }}"
     format: cas
     repository: /mnt/backup/fleet
-    initialise: false
+    initialise: never
 """
 
 RETURN = r"""
@@ -189,7 +192,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Backup, Index
 from ansible_collections.gpufleet.ollama.plugins.module_utils._backup_options import REPOSITORY_SPEC, policy_of, repository_of
-from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError
+from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Repository
 from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Progress
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
@@ -201,7 +204,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "owners": {"type": "dict", "default": {}},
     "owner_timeout": {"type": "int", "default": 0},
     "force": {"type": "bool", "default": False},
-    "initialise": {"type": "bool", "default": True},
+    "initialise": {"type": "str", "choices": ["missing", "never", "only"], "default": "missing"},
     "keep_daily": {"type": "int", "default": 0, "no_log": False},
     "keep_weekly": {"type": "int", "default": 0, "no_log": False},
     "keep_monthly": {"type": "int", "default": 0, "no_log": False},
@@ -229,32 +232,39 @@ def lines(index: Index | None) -> str:
     return "".join(f"{name.display} {manifest.digest[7:]}\n" for name, manifest in sorted(index.models.items())) if index else ""
 
 
+def opened(repository: Repository, make: bool, check_mode: bool) -> bool:
+    """Open the repository. Returns whether it was, or in check mode has to be, made."""
+    try:
+        return repository.open(make=make and not check_mode)
+    except BackupError as error:
+        if check_mode and make and error.kind == "missing":
+            return True
+        raise
+
+
 def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Make a backup if there is need of one. Returns the module's result."""
     repository, policy = repository_of(params), policy_of(params)
+    result: dict[str, Any] = {
+        "snapshot": "", "added_bytes": 0, "removed": 0, "models": [], "backup_bytes": 0, "registry_bytes": 0, "missing_bytes": 0, "unverified_bytes": 0,
+    }
+    if params["initialise"] == "only":
+        made = opened(repository, True, check_mode)
+        return {**result, "changed": made, "diff": {"before": "no repository\n" if made else "repository\n", "after": "repository\n"}}
     backup = Backup(Store(params["store"]), repository, params["lock"], params["host"], params["keep"], params["release"])
     backup.owners, backup.owner_seconds = params["owners"], params["owner_timeout"]
     index = backup.plan()
-    there = True
-    try:
-        repository.open(make=params["initialise"] and not check_mode)
-    except BackupError as error:
-        if not (check_mode and params["initialise"] and error.kind == "missing"):
-            raise
-        there = False
-    newest = backup.newest() if there else None
+    new = opened(repository, params["initialise"] == "missing", check_mode)
+    newest = None if new and check_mode else backup.newest()
     changed = params["force"] or not index.same(newest)
-    result: dict[str, Any] = {"snapshot": "", "added_bytes": 0, "removed": 0}
     if changed and not check_mode:
         done = backup.run(policy, Progress(params["progress_path"], 1))
         index = done.index
-        result = {"snapshot": done.saved.id, "added_bytes": done.saved.added, "removed": done.removed}
-        if done.warning:
-            result["warnings"] = [done.warning]
+        result.update(snapshot=done.saved.id, added_bytes=done.saved.added, removed=done.removed, warnings=[done.warning] if done.warning else [])
     saved = index.bytes_in("backup")
     return {
         **result, "changed": changed, "models": listed(index), "backup_bytes": saved, "registry_bytes": index.bytes_in("registry"),
-        "missing_bytes": saved if changed else 0, "unverified_bytes": 0, "diff": {"before": lines(newest), "after": lines(index)},
+        "missing_bytes": saved if changed else 0, "diff": {"before": lines(newest), "after": lines(index)},
     }
 
 

@@ -48,6 +48,14 @@ def test_plan_backup_and_nothing(rig: Rig, run: Run) -> None:
     assert changed["changed"] and changed["diff"]["before"] != changed["diff"]["after"] and changed["removed"] == 2
 
 
+def test_only_the_repository(rig: Rig, run: Run) -> None:
+    """For a role: it makes the place, so that its timer need not."""
+    assert run(initialise="only", check=True)["changed"] and not (rig.folder / "repository").exists()
+    done = run(initialise="only")
+    assert done["changed"] and done["snapshot"] == "" and not run(initialise="only")["changed"]
+    assert run(initialise="never")["changed"]
+
+
 def test_progress_is_written(rig: Rig, run: Run) -> None:
     """For who looks on."""
     path = rig.folder / "progress"
@@ -65,7 +73,7 @@ def test_progress_is_written(rig: Rig, run: Run) -> None:
         ({"format": "restic", "password": "x", "ssh_key_path": "/etc/key"}, "give both of ssh_key_path and ssh_known_hosts_path"),
         ({"rate_limit": "fast"}, "is no number of bytes"),
         ({"keep_daily": -1}, "give 0 or more"),
-        ({"initialise": False}, "is its disk mounted?"),
+        ({"initialise": "never"}, "is its disk mounted?"),
         ({"store": "/nowhere/models"}, "is no store of models"),
     ],
 )
