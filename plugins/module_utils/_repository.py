@@ -327,8 +327,18 @@ class Restic:
                 elif said.get("message_type") == "status":
                     arrived(int(said.get("bytes_done") or 0))
 
-        # links have a new ctime each time, the files are the same
-        self._run("backup", "--json", "--ignore-ctime", "--host", host, "--tag", TAG, ".", folder=staged, line=line)
+        for last in (False, True):
+            summary.clear()
+            try:
+                # links have a new ctime each time, the files are the same
+                self._run("backup", "--json", "--ignore-ctime", "--host", host, "--tag", TAG, ".", folder=staged, line=line)
+                break
+            except BackupError:
+                # made without a file that could not be read; or with one that the repository had lost, which only the next try finds whole
+                if summary.get("snapshot_id"):
+                    self.discard(Saved(summary["snapshot_id"], 0))
+                if last or not summary.get("snapshot_id"):
+                    raise
         if not summary.get("snapshot_id"):
             raise BackupError(f"restic ended without an error, and named no snapshot in {self.where}")
         return Saved(summary["snapshot_id"][:_ID_CHARACTERS], int(summary.get("data_added") or 0))

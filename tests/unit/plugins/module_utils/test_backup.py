@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _backup
 from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Backup, Index, choose
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse
-from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Cas, Policy, Repository, Snapshot, kept
+from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Cas, Policy, Repository, Restic, Snapshot, kept
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
 from backup_rig import ADAPTED, BASE, OWN, Rig, content, restic, restic_program, tree
@@ -180,9 +180,14 @@ def test_a_rotten_blob_does_not_replace_a_good_one(rig: Rig, repository: Reposit
     assert [item.id for item in repository.snapshots()] == [good.saved.id]
 
 
+def largest(folder: Path) -> Path:
+    """The largest file of a repository."""
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
 def flip(folder: Path) -> None:
-    """Another byte in the largest file of a repository."""
-    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    """Another byte in it."""
+    path = largest(folder)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o600)
@@ -202,6 +207,14 @@ def test_a_flipped_byte_in_the_repository(rig: Rig, repository: Repository, tmp_
     assert ADAPTED in str(caught.value) and not other.names()
     # what is not in that pack is still to be had
     rig.restore(repository, other, BASE)
+    # the mend of docs/runbooks/backup.md
+    os.unlink(largest(tmp_path / "repository"))
+    if isinstance(repository, Restic):
+        environment = {**os.environ, "RESTIC_PASSWORD": "not a secret", "RESTIC_REPOSITORY": str(tmp_path / "repository")}
+        subprocess.run([restic_program(), "rebuild-index"], env=environment, check=True, capture_output=True)
+    rig.backup(repository)
+    rig.restore(repository, other, ADAPTED)
+    rig.restore(repository, Store(str(rig.folder / "k/models")))
 
 
 def test_a_store_that_is_not_there(rig: Rig, repository: Repository) -> None:
