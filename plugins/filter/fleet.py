@@ -57,6 +57,7 @@ class FilterModule:
             _archives.archive_names,
             _backups.backup_environment,
             _backups.backup_plan,
+            _backups.backup_report,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _containers.cdi_feature_flags,

@@ -207,7 +207,7 @@ class Restic:
 
     # running it
 
-    def _start(self, *arguments: str, folder: str = "/", errors: IO[str] | None = None) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, folder: str = "/", errors: IO[str] | int | None = None) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen([*self._command, *arguments], env=self._environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         except FileNotFoundError:
@@ -236,7 +236,7 @@ class Restic:
                 raise problem
             time.sleep(min(5.0, self._lock_seconds))
             # removes the locks of those who died
-            with suppress(BackupError), self._start("unlock", errors=None) as process:
+            with suppress(BackupError), self._start("unlock", errors=subprocess.DEVNULL) as process:
                 process.communicate()
 
     def _clock_skew(self) -> float:
@@ -277,7 +277,12 @@ class Restic:
         except BackupError as error:
             if error.kind != "missing" or "bucket" in str(error).partition(" (restic")[0] or not make:
                 raise
-            self._run("init")
+            try:
+                self._run("init")
+            except BackupError:
+                # another host was faster, or it is said now why it is no use
+                self._run("cat", "--no-lock", "config")
+                return False
             return True
         return False
 

@@ -124,3 +124,11 @@ def backup_environment(environment: Mapping[str, Any], repository: str, password
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'{name}="{escaped}"\n')
     return "".join(lines)
+
+
+def backup_report(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each model, from the results of a loop of M(gpufleet.ollama.ollama_backup): what is saved of it, and what a registry has."""
+    return [
+        f"{model['name']}: {model['backup_bytes']} bytes in the backup, {model['registry_bytes']} bytes that a registry has"
+        for result in results for model in result.get("models") or []
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._backups import backup_environment, backup_plan
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._backups import backup_environment, backup_plan, backup_report
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
 
 PLACE = "s3:https://s3.example.org/backups/fleet"
@@ -105,3 +105,9 @@ def test_the_environment_is_quoted() -> None:
     assert list(lines) == ["AWS_SECRET_ACCESS_KEY", "RESTIC_PASSWORD", "RESTIC_REPOSITORY"]
     assert shlex.split(lines["AWS_SECRET_ACCESS_KEY"]) == ['a"b\\c $d'] and lines["RESTIC_PASSWORD"] == '"p w"'
     assert backup_environment({}, "", "") == ""
+
+
+def test_report() -> None:
+    """A line for each model."""
+    models = [{"name": "bot:latest", "backup_bytes": 5, "registry_bytes": 7}]
+    assert backup_report([{"models": models}, {}]) == ["bot:latest: 5 bytes in the backup, 7 bytes that a registry has"]
