@@ -60,6 +60,8 @@ class ActionModule(ActionBase):
 
     _supports_async = True
     _supports_check_mode = True
+    # what other modules do that are watched in the same way: see there
+    what = "pull"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> Result:
         """Entry point."""
@@ -117,7 +119,7 @@ class ActionModule(ActionBase):
     def _watched(self, task_vars: dict[str, Any], every: float) -> Result:
         """Run the module as a job and wait for it; its result as if it had run directly."""
         folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        progress = self._connection._shell.join_path(folder, f"ollama_model-{secrets.token_hex(8)}.progress")
+        progress = self._connection._shell.join_path(folder, f"{self._task.action.rpartition('.')[2]}-{secrets.token_hex(8)}.progress")
         with self._altered(async_val=JOB_SECONDS):
             job = self._call(task_vars, wrap_async=True, progress_path=progress)
         if job.get("failed") or not job.get("ansible_job_id") or not job.get("results_file"):
@@ -142,8 +144,8 @@ class ActionModule(ActionBase):
                 return
             if not state.alive:
                 raise JobLost(
-                    "the pull was ended on the host before it was done (it was killed, or the host was restarted; see its journal): run the "
-                    "playbook again, the pull goes on where it was"
+                    f"the {self.what} was ended on the host before it was done (it was killed, or the host was restarted; see its journal): run the "
+                    f"playbook again, the {self.what} goes on where it was"
                 )
             line = progress_line(host, state.progress)
             if line and time.monotonic() - shown >= every:

@@ -16,6 +16,7 @@ PACKAGE = "ansible_collections.gpufleet.ollama.plugins.plugin_utils"
 MODULES = {
     "_acme": ("acme_names", "acme_reason"),
     "_archives": ("archive_names",),
+    "_backups": ("backup_environment", "backup_plan", "backup_report"),
     "_capacity": ("capacity_report",),
     "_checksums": ("release_checksums",),
     "_containers": ("cdi_feature_flags", "docker_daemon"),

@@ -19,12 +19,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Mapping
 
-from ansible.module_utils.common.text.formatters import bytes_to_human
-
 from ansible_collections.gpufleet.ollama.plugins.module_utils._blobs import CHUNK_SIZE, Budget, Download, FileBlob, Part, WebBlob
 from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http, shown, split
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import MAX_BYTES, MEDIA_TYPE, Layer, Manifest, ManifestError, locked
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import DEFAULT_HOST, Name, parse
+from ansible_collections.gpufleet.ollama.plugins.module_utils._sizes import bytes_to_human
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import NoFile, Store, as_root, sha256_file
 
 # retries of a source where nothing answers, while there are others to ask
@@ -75,7 +74,8 @@ class Plan:
 @dataclass
 class Options:
     """How to fetch: C(sources) are base URLs and paths of directories, in order; C(upstream): the registry of the name comes last;
-    C(rate) and C(reserve) in bytes a second and bytes."""
+    C(rate) and C(reserve) in bytes a second and bytes; C(first): sources that are none of these, such as a backup, and are asked before them;
+    C(homes): the name by which others have a layer, by its digest, where that is not the name of the model."""
 
     sources: list[str] = field(default_factory=list)
     upstream: bool = True
@@ -86,6 +86,8 @@ class Options:
     chunk_size: int = CHUNK_SIZE
     refresh: bool = False
     verify: bool = False
+    first: list[Source] = field(default_factory=list)
+    homes: dict[str, Name] = field(default_factory=dict)
 
 
 class Lock:
@@ -195,9 +197,13 @@ class Progress:
 
     def start(self, model: Model, total: int, present: int) -> None:
         """A model begins, of so many bytes, of which so many were there."""
+        self.begin(model.name.display, total, present)
+
+    def begin(self, what: str, total: int, present: int = 0) -> None:
+        """The same for something that need not be a model."""
         with self._lock:
             self._base, self._layer = present, 0
-            self._state.update(model=model.name.display, total=total)
+            self._state.update(model=what, total=total)
             self._report(True)
 
     def layer(self, there: int) -> None:
@@ -366,7 +372,7 @@ class Sideload:
             self._sources = [
                 PathSource(text) if text.startswith("/") else WebSource(self._client().direct(), text, self._budget, True) for text in self.options.sources
             ]
-        found = [*self._sources, *([self._registry(name)] if self.options.upstream else [])]
+        found = [*self.options.first, *self._sources, *([self._registry(name)] if self.options.upstream else [])]
         return sorted(found, key=lambda source: source.slow)
 
     def _registry(self, name: Name) -> WebSource:
@@ -453,7 +459,8 @@ class Sideload:
     def _fetch(self, name: Name, layer: Layer, progress: Progress) -> Part:
         """Have a verified part of a layer."""
         part = Part(self.store, layer, self.options.chunk_size)
-        self._ask(name, f"{layer.digest} of {name.display}", lambda source, alone: self._from(source, name, part, alone, progress))
+        home = self.options.homes.get(layer.digest, name)
+        self._ask(home, f"{layer.digest} of {name.display}", lambda source, alone: self._from(source, home, part, alone, progress))
         progress.layer_done(layer.size)
         return part
 

@@ -8,21 +8,28 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _model, _models
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _backups, _model, _models
 
 ROOT = Path(__file__).resolve().parents[4]
-DEFAULTS = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text(encoding="utf-8"))
+DEFAULTS = {
+    name: value for role in ("common", "ollama_backup")
+    for name, value in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8")).items()
+}
 ENTRIES = yaml.safe_load((ROOT / "tests/bad_input.yml").read_text(encoding="utf-8"))
 BY_MODEL = [entry for entry in ENTRIES if entry.get("by") != "spec"]
 
 
 def derive(values: dict[str, Any]) -> list[dict[str, str]]:
-    """What roles/common/vars/main.yml and role ollama_models derive from a host's variables."""
+    """What roles/common/vars/main.yml and the roles ollama_models and ollama_backup derive from a host's variables."""
     _model.management_address("gpu1", values["ollama_management_address"], "10.0.0.5")
     address = _model.listen_address("gpu1", ["gw"], values["ollama_listen_address"], "10.0.0.5")
     writer = _model.store_writer("gpu1", values["ollama_models_mount"], ["gpu1"])
     found = _model.instances(values["ollama_instances"], address, values["ollama_models_dir"] or "(empty)", writer)
-    return _models.store_models(found, _models.manifest(values["ollama_models"]))
+    stores = _models.store_models(found, _models.manifest(values["ollama_models"]))
+    if values["ollama_backup_enabled"]:
+        options = {name.removeprefix("ollama_backup_"): value for name, value in values.items() if name.startswith("ollama_backup_")}
+        _backups.backup_plan({**options, "stores": [store["store"] for store in stores]}, "gpu1", {"gpu1": values}, ["gpu1"])
+    return stores
 
 
 def test_the_defaults_are_good() -> None:
@@ -38,7 +45,7 @@ def test_bad_input(entry: dict[str, Any]) -> None:
 
 
 def test_entries() -> None:
-    """Names are unique, since each becomes a host, and only options of role common are set."""
+    """Names are unique, since each becomes a host, and only options of these roles are set."""
     assert len({entry["name"] for entry in ENTRIES}) == len(ENTRIES) >= 36
     for entry in ENTRIES:
         assert set(entry) <= {"name", "vars", "message", "by"} and set(entry["vars"]) <= set(DEFAULTS), entry["name"]

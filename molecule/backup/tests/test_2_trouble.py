@@ -1,0 +1,77 @@
+"""Storage that is away or damaged, hosts that want no backup any more, and what the role leaves on a host."""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import FROM, ROLE, STORAGE, TO, digests, metrics
+from scenario import on_host, play
+
+UNITS = ("gpufleet-backup.service", "gpufleet-backup-drill.service")
+
+
+@pytest.mark.parametrize("name", [FROM, TO])
+def test_secrets_are_roots_alone(name: str) -> None:
+    """Password and key are in files that nobody else reads, and in no unit."""
+    host = on_host(name)
+    assert host.check_output("stat -c %a:%U /etc/gpufleet/ollama_backup") == "700:root"
+    assert set(host.check_output("stat -c %a:%U /etc/gpufleet/ollama_backup/*").splitlines()) == {"600:root"}
+    text = "".join(host.check_output(f"systemctl cat {unit}; systemctl show {unit} -p Environment -p ExecStart") for unit in UNITS)
+    assert "not a secret" not in text and "/srv/storage" not in text
+
+
+def test_the_units_are_shut_in() -> None:
+    """As the other units of the fleet; and the timers wait."""
+    host = on_host(FROM)
+    for unit, most in zip(UNITS, (3.5, 4.0)):
+        score = float(host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1").split("level for")[1].split(":")[1].split()[0])
+        assert score <= most, f"{unit}: {score}"
+        assert host.run(f"systemctl is-active {unit.replace('.service', '.timer')}").stdout.strip() == "active"
+
+
+def test_storage_that_is_away() -> None:
+    """One sentence, on the terminal and as a metric; the last good one is remembered."""
+    good = metrics(FROM, "backup")
+    on_host(TO).check_output("systemctl stop ssh.socket ssh.service")
+    try:
+        done = play("backup", "-l", FROM)
+        assert done.failed_with("the repository backup-b:/srv/storage/fleet cannot be reached"), done
+        assert not on_host(FROM).run("systemctl start gpufleet-backup.service").succeeded
+        found = metrics(FROM, "backup")
+        key = "ollama_backup_last_success_timestamp_seconds"
+        assert found["ollama_backup_success"] == 0 and found[key] == good[key]
+    finally:
+        on_host(TO).check_output("systemctl start ssh.service")
+    on_host(FROM).check_output("systemctl reset-failed gpufleet-backup.service; systemctl start gpufleet-backup.service")
+    assert metrics(FROM, "backup")["ollama_backup_success"] == 1
+
+
+def test_storage_that_is_damaged() -> None:
+    """A byte of the largest pack is another one: the drill fails and says so, and its metric with it."""
+    host = on_host(TO)
+    pack = host.check_output(f"find {STORAGE}/data -type f -printf '%s %p\\n' | sort -n | tail -n 1").split()[1]
+    host.check_output(f"cp -p {pack} /root/pack && chmod u+w {pack} && printf '\\377\\377\\377\\377' | dd of={pack} bs=1 seek=40 conv=notrunc status=none")
+    try:
+        before = digests(TO)
+        done = play("backup_drill", "-l", TO)
+        assert done.status != 0 and done.says("damaged"), done
+        assert metrics(TO, "drill")['ollama_backup_drill_success{backup_host="backup-a"}'] == 0 and digests(TO) == before
+        assert host.check_output("find /var/lib/gpufleet-drill -mindepth 1") == ""
+    finally:
+        host.check_output(f"mv /root/pack {pack} && chown storage: {pack}")
+    host.check_output("systemctl reset-failed gpufleet-backup-drill.service; systemctl start gpufleet-backup-drill.service")
+
+
+def test_a_host_that_wants_none_any_more() -> None:
+    """All is removed but the backups; then the plan for a host without any of it changes nothing, and says what would come."""
+    assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).status == 0
+    host = on_host(FROM)
+    left = host.check_output(
+        "find /etc/systemd/system /etc/gpufleet /usr/local/lib/gpufleet /var/lib /var/cache -path '*gpufleet*backup*' -o -name 'gpufleet_ollama_*' 2>/dev/null || true"
+    )
+    assert left == "" and on_host(TO).check_output(f"ls {STORAGE}/snapshots") != ""
+    assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).changed(FROM) == 0
+    plan = play(ROLE, "--check", "--diff", "-l", FROM)
+    assert plan.status == 0 and plan.changed(FROM) > 3 and not plan.says("not a secret"), plan
+    assert not host.file("/etc/gpufleet/ollama_backup").exists
+    assert play(ROLE, "-l", FROM).status == 0 and play(ROLE, "--check", "--diff", "-l", FROM).changed(FROM) == 0
