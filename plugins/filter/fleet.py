@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import (
     _acme,
     _archives,
+    _audit_plan,
     _capacity,
     _checksums,
     _containers,
@@ -54,6 +55,9 @@ class FilterModule:
             _acme.acme_names,
             _acme.acme_reason,
             _archives.archive_names,
+            _audit_plan.audit_probes,
+            _audit_plan.audit_questions,
+            _audit_plan.audit_wanted,
             _capacity.capacity_report,
             _checksums.release_checksums,
             _containers.cdi_feature_flags,
