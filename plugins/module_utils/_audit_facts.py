@@ -70,7 +70,7 @@ def gather(options: Options) -> dict[str, Any]:
     """All facts, by part; C(problems) is part -> why it could not be looked at. C(options) are those of module C(ollama_audit_facts)."""
     root = options["root_dir"]
     parts: dict[str, Callable[[], Any]] = {
-        "units": lambda: units(options["sandbox"]),
+        "units": lambda: units([f"ollama@{wanted['name']}.service" for wanted in options["instances"]], options["sandbox"]),
         "sockets": sockets,
         "instances": lambda: [instance(wanted, options["lock"]) for wanted in options["instances"]],
         "memory": lambda: memory(root),
@@ -102,9 +102,12 @@ def gather(options: Options) -> dict[str, Any]:
 
 # -- units and processes --------------------------------------------------------
 
-def units(with_exposure: bool = True) -> list[dict[str, Any]]:
-    """The units of the fleet that are there: their properties, the user of their process, and how exposed they are (0 to 10, None: not measured)."""
-    blocks = _units.systemctl("show", "--no-pager", f"--property={','.join(PROPERTIES)}", "--", *UNITS).split("\n\n")
+def units(names: list[str], with_exposure: bool = True) -> list[dict[str, Any]]:
+    """The units of the fleet that are there: their properties, the user of their process, and how exposed they are (0 to 10, None: not measured).
+
+    C(names) are those of the instances: systemd finds no unit by a pattern that is stopped and that nobody needs.
+    """
+    blocks = _units.systemctl("show", "--no-pager", f"--property={','.join(PROPERTIES)}", "--", *UNITS, *names).split("\n\n")
     found = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
     known = {values["Id"]: values for values in found if values.get("Id") and values.get("LoadState") not in ("not-found", None)}
     levels = exposure([name for name in known if SANDBOXED.fullmatch(name)]) if with_exposure else {}

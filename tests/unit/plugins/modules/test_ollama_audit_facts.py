@@ -206,7 +206,7 @@ def test_environment_is_that_of_the_process(host: Path, monkeypatch: pytest.Monk
     environment = {"OLLAMA_NUM_PARALLEL": "4", "HTTPS_PROXY": "http://me:hunter2-hunter2@proxy", "GPUFLEET_CONFIG_ID": "abc"}
     monkeypatch.setattr(_audit_facts._units, "process_environment", lambda _pid: environment)
     assert host.is_dir()
-    assert _audit_facts.units(False)[1]["environment"] == {"OLLAMA_NUM_PARALLEL": "4", "GPUFLEET_CONFIG_ID": "abc"}
+    assert _audit_facts.units([], False)[1]["environment"] == {"OLLAMA_NUM_PARALLEL": "4", "GPUFLEET_CONFIG_ID": "abc"}
 
 
 def test_instance(pulled: Callable[..., Any], host: Path, run_module: RunModule, tmp_path: Path) -> None:
