@@ -89,7 +89,7 @@ def gather(options: Options) -> dict[str, Any]:
         "requests": lambda: {name: request(url) for name, url in options["requests"].items()},
         "prometheus": lambda: prometheus(options["prometheus"]) if options["prometheus"] else {},
     }
-    facts: dict[str, Any] = {"problems": {}, "time_of_host": time.time(), "virtual": _probe.ask(["systemd-detect-virt"]).output.strip()}
+    facts: dict[str, Any] = {"problems": {}, "virtual": _probe.ask(["systemd-detect-virt"]).output.strip()}
     for name, look in parts.items():
         if options["parts"] and name not in options["parts"]:
             continue
@@ -225,7 +225,7 @@ def gpus(options: Options) -> dict[str, Any]:
             }
             for gpu in found["gpus"]
         ],
-        "driver": {key: found["driver"].get(key) for key in ("loaded", "installed", "library", "module")},
+        "driver": {key: found["driver"][key] for key in ("loaded", "installed")},
         "verdict": found["health"]["verdict"],
         "reasons": [f"{reason['level']}: {reason['text']}" for reason in found["health"]["reasons"]],
         "reboot_reasons": found["reboot_reasons"],

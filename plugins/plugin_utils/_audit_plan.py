@@ -115,33 +115,35 @@ def audit_questions(host: str, hostvars: Mapping[str, Mapping[str, Any]], groups
     return {"requests": requests, "prometheus": prometheus}
 
 
-def audit_probes(prober: str, hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """What one host of the fleet, or C(controller), asks the others: C(ports) and C(gateways), as module M(gpufleet.ollama.ollama_audit_probe) takes them.
+def audit_probes(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Who asks what of the others: for each host and for C(controller), C(ports) and C(gateways) as M(gpufleet.ollama.ollama_audit_probe) takes them.
 
-    Args: the C(prober), the C(hostvars) with what audit_wanted() and the module found (C(__audit_wanted), C(__audit_look)), and the C(hosts) that were
-    looked at. Each port is asked by one host only, which may not reach it; by the controller where every host may. A gateway is asked by another
-    host, or by itself where there is none.
+    Args: the C(hosts) that were looked at, and the C(hostvars) with what audit_wanted() and the module found (C(__audit_wanted), C(__audit_look)).
+    Each port is asked by one host only, which may not reach it; by the controller where every host may. A gateway is asked by another host, or by
+    itself where there is none.
     """
-    names = sorted(host for host in hosts if "__audit_look" in hostvars[host] and "__audit_wanted" in hostvars[host])
-    result: dict[str, list[dict[str, Any]]] = {"ports": [], "gateways": []}
-    for place, host in enumerate(names):
-        wanted = hostvars[host]["__audit_wanted"]
+    # each look at the variables of a host costs time
+    found = {host: hostvars[host] for host in sorted(hosts)}
+    known = {host: values for host, values in found.items() if "__audit_look" in values and "__audit_wanted" in values}
+    names = list(known)
+    result: dict[str, dict[str, list[dict[str, Any]]]] = {name: {"ports": [], "gateways": []} for name in (*found, CONTROLLER)}
+    for place, (host, values) in enumerate(known.items()):
+        wanted = values["__audit_wanted"]
         # the next ones first, so that not all hosts are asked by one
         others = [*names[place + 1:], *names[:place]]
-        for target in _ports(host, hostvars[host], wanted):
+        for target in _ports(host, values, wanted):
             service = next((item for item in wanted["services"] if item["port"] == target["port"]), None)
             if service and set(_firewall.EVERYBODY) & set(service["networks"]):
                 continue
-            asker = next((other for other in others if not service or not _may(other, hostvars[other], service)), CONTROLLER)
+            asker = next((other for other in others if not service or not _may(other, known[other], service)), CONTROLLER)
             # of itself a machine sees another side
-            if asker == prober and not (asker == CONTROLLER and hostvars[host].get("ansible_connection") == "local"):
-                result["ports"].append({**target, "service": service["name"] if service else ""})
+            if asker != CONTROLLER or values.get("ansible_connection") != "local":
+                result[asker]["ports"].append({**target, "service": service["name"] if service else ""})
         if wanted["gateway"]:
             service = next((item for item in wanted["services"] if item["name"] == "gateway"), {"peers": [], "networks": []})
-            asker = next((other for other in others if _may(other, hostvars[other], service)), host)
-            if asker == prober:
-                address = "127.0.0.1" if asker == host else _address(host, hostvars[host])
-                result["gateways"].append({"host": host, "address": address, **wanted["gateway"]})
+            asker = next((other for other in others if _may(other, known[other], service)), host)
+            address = "127.0.0.1" if asker == host else _address(host, values)
+            result[asker]["gateways"].append({"host": host, "address": address, **wanted["gateway"]})
     return result
 
 

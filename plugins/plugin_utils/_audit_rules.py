@@ -271,9 +271,11 @@ def _quiet_gateways(fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 
 def _access_logs(host: Host, servers: Iterable[int]) -> list[dict[str, Any]]:
-    """Where the requests to these servers are written down."""
-    wanted = set(servers)
-    return [item for item in _directives(host, "access_log") if item["server"] in wanted and item["args"][:1] != ["off"]]
+    """Where the requests to these servers are written down: by their own lines, or else by those around them."""
+    lines = _directives(host, "access_log")
+    own = {item["server"] for item in lines}
+    wanted = {number if number in own else -1 for number in servers}
+    return [item for item in lines if item["server"] in wanted and item["args"][:1] != ["off"]]
 
 
 @on("ollama")

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import nvidia_standin as standin
 import pytest
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _audit_facts
@@ -151,9 +152,9 @@ def test_system(host: Path, run_module: RunModule) -> None:
     again = run_module(ollama_audit_facts.main, root_dir=str(host), check=True)
     facts = found["facts"]
     assert not found["changed"] and facts["problems"] == {} and facts["virtual"] == "none"
-    assert {key: value for key, value in again["facts"].items() if key not in ("time_of_host", "sockets")} == {
-        key: value for key, value in facts.items() if key not in ("time_of_host", "sockets")
-    }
+    # others use ports and the disk meanwhile
+    fixed = set(facts) - {"sockets", "disks"}
+    assert set(again["facts"]) == set(facts) and {key: again["facts"][key] for key in fixed} == {key: facts[key] for key in fixed}
     ollama, nginx = sorted(facts["units"], key=lambda item: item["name"], reverse=True)
     assert (ollama["name"], ollama["exposure"], ollama["uid"], ollama["memory_max"]) == ("ollama@default.service", 1.6, os.getuid(), "2147483648")
     assert (nginx["name"], nginx["exposure"], nginx["uid"], nginx["stale"], nginx["active"]) == ("nginx.service", None, None, True, "failed")
@@ -218,12 +219,37 @@ def test_instance(pulled: Callable[..., Any], host: Path, run_module: RunModule,
         {"name": "gone", "url": "http://127.0.0.1:9", "models_dir": str(tmp_path / "nothing")},
     ]
     facts = run_module(ollama_audit_facts.main, root_dir=str(host), instances=instances, parts=["instances", "disks"])["facts"]
-    assert set(facts) == {"problems", "virtual", "time_of_host", "instances", "disks"} and not facts["problems"]
+    assert set(facts) == {"problems", "virtual", "instances", "disks"} and not facts["problems"]
     here, gone = facts["instances"]
     assert here["version"] and not here["problem"] and here["absent"] == ["llama3.2:1b"] and here["mount"] and here["filesystem"]
     model = next(item for item in here["models"] if item["name"] == name)
     assert model["complete"] and model["quantization"] and model["stale"] is None and model["weights_bytes"] > 0
     assert "no Ollama answers" in gone["problem"] and gone["models"] == [] and gone["version"] == ""
+
+
+@pytest.mark.parametrize("installed", ["580.95.05", "580.105.08"])
+def test_gpus(tmp_path: Path, installed: str) -> None:
+    """The GPUs with their memory, and whether the driver that is installed is the one that is loaded."""
+    for name in ("dev", "root", "sys"):
+        (tmp_path / name).mkdir()
+    described = standin.scenario("healthy")
+    for index, gpu in enumerate(described["gpus"]):
+        standin.pci(tmp_path, gpu["bus_id"])
+        standin.write(
+            tmp_path / f"proc/driver/nvidia/gpus/{gpu['bus_id']}/information",
+            f"Model: \t\t {gpu['model']}\nGPU UUID: \t {gpu['uuid']}\nBus Location: \t {gpu['bus_id']}\nDevice Minor: \t {index}\n",
+        )
+    standin.loaded(tmp_path, "580.95.05")
+    standin.running(tmp_path, "6.1.0-31-amd64")
+    standin.kernel(tmp_path, "6.1.0-31-amd64", installed)
+    standin.modinfo(tmp_path)
+    standin.smi(tmp_path, described)
+    options = {f"{name}_dir": str(tmp_path / name) for name in ("dev", "proc", "sys", "root")}
+    found = _audit_facts.gpus({**options, "command": str(tmp_path / "nvidia-smi"), "modinfo": str(tmp_path / "modinfo"), "kernel_log": "", "expected_count": 2})
+    assert found["driver"] == {"loaded": "580.95.05", "installed": installed} and found["verdict"] == "ok"
+    assert len(found["gpus"]) == 2 and {(card["vendor"], card["memory_bytes"]) for card in found["gpus"]} == {("nvidia", 81559 << 20)}
+    assert all(card["temperature"] is not None for card in found["gpus"])
+    assert bool(found["reboot_reasons"]) is (installed != "580.95.05")
 
 
 def test_prometheus(prometheus: str, tmp_path: Path) -> None:

@@ -362,6 +362,8 @@ def test_not_applicable(row: str, change: Break) -> None:
         ("tls", old_tls("unknown")),
         # what a server has itself counts, not what stands around it
         ("tls", nginx(directive(9, "ssl_protocols", "TLSv1", server=-1))),
+        # a server without a line of its own has that around it
+        ("audit-log", nginx(directive(1, "access_log", "/var/log/nginx/access.log", server=-1), without=("access_log",))),
         ("swap", part("gpu1", "swap", SWAP)),
         ("latency-errors", query("requests", [])),
         ("gpus", lambda found: facts(found, "gpu1")["gpu"].update(verdict="warn", reasons=["warn: hot"])),

@@ -76,7 +76,8 @@ def test_each_port_is_asked_by_one_who_may_not() -> None:
         "gpu1": [("10.0.0.11", 11434), ("10.0.0.11", 9100), ("127.0.0.1", 5000), ("0.0.0.0", 2222), ("0.0.0.0", 22), ("::", 8080)],
         "gpu2": [("10.0.0.12", 11434)], "gw": [("0.0.0.0", 443), ("10.0.0.1", 9113)], "mon": [("10.0.0.2", 9090)],
     })
-    plans = {host: _audit_plan.audit_probes(host, hostvars, ADDRESSES) for host in [*ADDRESSES, _audit_plan.CONTROLLER]}
+    plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
+    assert set(plans) == {*ADDRESSES, _audit_plan.CONTROLLER} and plans[_audit_plan.CONTROLLER] == {"ports": [], "gateways": []}
     asked = sorted((asker, item["host"], item["address"], item["port"], item["service"]) for asker, plan in plans.items() for item in plan["ports"])
     assert asked == [
         ("gpu1", "gpu2", "10.0.0.12", 11434, "Ollama instance default"),
@@ -94,8 +95,8 @@ def test_a_network_that_may_is_not_asked() -> None:
     """Prometheus is open to a network that gpu1 is in: gpu2 is not, and asks."""
     hostvars = inventory(ollama_firewall_monitoring_networks=["10.0.0.11/32"])
     looked_at(hostvars, {"gpu1": [], "gpu2": [], "mon": [("10.0.0.2", 9090)]})
-    assert _audit_plan.audit_probes("gpu2", hostvars, ADDRESSES)["ports"][0]["port"] == 9090
-    assert _audit_plan.audit_probes("gpu1", hostvars, ADDRESSES)["ports"] == []
+    plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
+    assert [item["port"] for item in plans["gpu2"]["ports"]] == [9090] and plans["gpu1"]["ports"] == []
 
 
 @pytest.mark.parametrize(("connection", "count"), [("ssh", 1), ("local", 0)])
@@ -104,16 +105,17 @@ def test_a_single_box_is_asked_by_the_controller(connection: str, count: int) ->
     groups = {name: ["gw"] for name in GROUPS}
     hostvars = {"gw": {**inventory()["gw"], "group_names": list(groups), "ansible_connection": connection}}
     looked_at(hostvars, {"gw": [("10.0.0.1", 9100), ("127.0.0.1", 11434), ("0.0.0.0", 443)]}, groups)
-    assert len(_audit_plan.audit_probes(_audit_plan.CONTROLLER, hostvars, ["gw"])["ports"]) == count
-    own = _audit_plan.audit_probes("gw", hostvars, ["gw"])
-    assert own["ports"] == [] and own["gateways"] == [{"host": "gw", "address": "127.0.0.1", "port": 443, "name": "gw"}]
+    plans = _audit_plan.audit_probes(["gw"], hostvars)
+    assert len(plans[_audit_plan.CONTROLLER]["ports"]) == count
+    assert plans["gw"] == {"ports": [], "gateways": [{"host": "gw", "address": "127.0.0.1", "port": 443, "name": "gw"}]}
 
 
 def test_who_was_not_looked_at_is_left_out() -> None:
     """He neither asks nor is asked."""
     hostvars = inventory()
     looked_at(hostvars, {"gpu1": [("10.0.0.11", 11434)]})
-    assert _audit_plan.audit_probes(_audit_plan.CONTROLLER, hostvars, ADDRESSES)["ports"][0]["host"] == "gpu1"
+    plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
+    assert [item["host"] for item in plans[_audit_plan.CONTROLLER]["ports"]] == ["gpu1"] and plans["gpu2"] == {"ports": [], "gateways": []}
 
 
 def test_questions() -> None:
