@@ -30,7 +30,7 @@ from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Stor
 UNITS = (
     "ollama@*.service", "ollama-warm@*.service", "ollama.service", "ollama_exporter.service", "gpu_exporter.service", "nvidia-dcgm-exporter.service",
     "nginx.service", "ollama-mirror.service", "prometheus.service", "prometheus-alertmanager.service", "prometheus-node-exporter.service",
-    "grafana-server.service", "gpufleet-firewall.service", "ollama_backup*.service", "ollama_backup*.timer", "ollama-backup*.timer", "loki.service",
+    "grafana-server.service", "gpufleet-firewall.service", "gpufleet-backup*.service", "gpufleet-backup*.timer", "gpufleet-logs-*.service", "loki.service",
     "alloy.service", "promtail.service", "vector.service", "fluent-bit.service", "rsyslog.service", "systemd-journal-upload.service",
     "systemd-journal-remote.service", "filebeat.service",
 )
@@ -55,8 +55,9 @@ SECRETS = (
     ("/etc/gpufleet/gateway/clients.json", ""), ("/etc/gpufleet/gateway/htpasswd", "group"), ("/etc/gpufleet/gateway/tls/*.key", ""),
     ("/etc/letsencrypt/live/*/privkey.pem", ""), ("/etc/prometheus/web.yml", "group"), ("/etc/prometheus/web-password", "group"),
     ("/etc/prometheus/alertmanager.yml", "group"), ("/etc/gpufleet/grafana.env", ""), ("/etc/grafana/provisioning/datasources/gpufleet.yml", "group"),
-    ("/etc/gpufleet/*password*", ""), ("/etc/gpufleet/backup*.env", ""), ("/etc/ollama_backup/*.env", ""),
 )
+# and whatever else is named like that below /etc/gpufleet
+_NAMED_SECRET = re.compile(r"environment|.*\.key|.*\.env|.*password.*|id_\w+|.*ssh[-_]key")
 _IN_ENVIRONMENT = re.compile(r"^[A-Z_]*(TOKEN|SECRET|PASSW|PWD|CREDENTIAL|AUTH|KEY)[A-Z_]*=|://[^/@\s]+@", re.M)
 _EXPOSURE = re.compile(r"Overall exposure level for (\S+?):? ([0-9.]+) (\w+)")
 _METRIC = re.compile(r"^(ollama_backup_\w+)(\{[^}]*\})?\s+(\S+)", re.M)
@@ -238,6 +239,9 @@ def gpus(options: Options) -> dict[str, Any]:
 def secrets(root: str = "/") -> list[dict[str, Any]]:
     """Files with secrets: path, owner, group, mode, and whether others can read or change them (C(open))."""
     wanted = {path: also for pattern, also in SECRETS for path in glob.glob(os.path.join(root, pattern.lstrip("/")))}
+    for path in glob.glob(os.path.join(root, "etc/gpufleet/**/*"), recursive=True):
+        if _NAMED_SECRET.fullmatch(os.path.basename(path)) and os.path.isfile(path):
+            wanted.setdefault(path, "")
     for path in glob.glob(os.path.join(root, "etc/ollama/*.env")):
         if _IN_ENVIRONMENT.search(_probe.read(path)):
             wanted[path] = ""

@@ -26,7 +26,7 @@ DAY = 86400
 
 OLLAMA_UNIT = r"ollama@.*\.service"
 _SERVERS = r"(ollama@.*|ollama_exporter|gpu_exporter|ollama-mirror|prometheus|prometheus-alertmanager|prometheus-node-exporter|grafana-server)\.service"
-_COLLECTORS = r"(alloy|promtail|vector|fluent-bit|filebeat|systemd-journal-upload|systemd-journal-remote)\.service"
+_COLLECTORS = r"(alloy|promtail|vector|fluent-bit|filebeat|systemd-journal-upload|systemd-journal-remote|gpufleet-logs-(receiver|rsyslog))\.service"
 _VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
 _UNLIMITED = ("", "infinity", "[not set]", "18446744073709551615")
 # what of a request or an answer may hold a prompt or a key

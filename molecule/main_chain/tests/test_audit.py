@@ -73,7 +73,8 @@ BROKEN = (
             "systemctl restart ollama@default.service", "systemctl stop ollama@team-a.service",
         ],
         [
-            f"umount {STORE}", "mv /root/default.env /etc/ollama/default.env", "systemctl restart ollama@default.service", "systemctl start ollama@team-a.service",
+            f"umount {STORE}", "mv /root/default.env /etc/ollama/default.env", "systemctl restart ollama@default.service",
+            "systemctl start ollama@team-a.service",
         ],
     ),
     Breakage(

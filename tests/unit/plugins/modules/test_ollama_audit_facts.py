@@ -75,6 +75,8 @@ FILES = {
         f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} }}"
     ),
     "etc/c.key": "-----BEGIN PRIVATE KEY-----\n",
+    "etc/gpufleet/backup/restic-password": SECRETS[0],
+    "etc/gpufleet/backup/config.json": "{}",
     "etc/c.crt": "no certificate\n",
     "etc/systemd/journald.conf": "[Journal]\n#Storage=none\nStorage=volatile\n",
     "etc/systemd/journald.conf.d/10-fleet.conf": "[Journal]\nStorage=persistent\nSystemMaxUse=2G\n",
@@ -179,7 +181,7 @@ def test_modes_of_secrets(host: Path) -> None:
     found = {item["path"]: (item["mode"], item["open"]) for item in _audit_facts.secrets(str(host))}
     assert found == {
         "/etc/gpufleet/gateway/clients.json": ("0600", False), "/etc/gpufleet/gateway/htpasswd": ("0640", False),
-        "/etc/ollama/proxied.env": ("0600", False), "/etc/c.key": ("0640", True),
+        "/etc/ollama/proxied.env": ("0600", False), "/etc/c.key": ("0640", True), "/etc/gpufleet/backup/restic-password": ("0600", False),
     }
     (host / "etc/gpufleet/gateway/htpasswd").chmod(0o644)
     assert [item["path"] for item in _audit_facts.secrets(str(host)) if item["open"]] == ["/etc/c.key", "/etc/gpufleet/gateway/htpasswd"]
