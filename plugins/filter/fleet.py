@@ -16,6 +16,7 @@ PACKAGE = "ansible_collections.gpufleet.ollama.plugins.plugin_utils"
 MODULES = {
     "_acme": ("acme_names", "acme_reason"),
     "_archives": ("archive_names",),
+    "_audit_plan": ("audit_probes", "audit_questions", "audit_wanted"),
     "_backups": ("backup_environment", "backup_plan", "backup_report"),
     "_capacity": ("capacity_report",),
     "_checksums": ("release_checksums",),

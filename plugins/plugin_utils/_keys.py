@@ -87,6 +87,14 @@ def _moment(text: str) -> datetime.datetime:
     return found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)
 
 
+def made_at(entry: Mapping[str, Any]) -> float | None:
+    """When a key was made, in seconds since 1970; None where nobody noted it."""
+    try:
+        return _moment(str(_text(entry["made"]))).timestamp()
+    except (KeyError, ValueError):
+        return None
+
+
 def _text(value: Any) -> Any:
     """A time that was written without quotes is no text for YAML."""
     if isinstance(value, datetime.datetime):

@@ -95,6 +95,17 @@ def test_second_run_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("demo")
+def test_the_fleet_passes_the_audit(tmp_path: Path) -> None:
+    """All that is required of a service for production, and nothing is changed."""
+    command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", "inventories/demo", "playbooks/audit.yml", "-e", f"audit_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", done.stdout, re.M)
+    assert sorted(recap) == [(host, "0", "0", "0") for host in HOSTS]
+    assert re.search(r"(2\d|3\d) pass, \d fail \(0 of them required\)", done.stdout) and (tmp_path / "audit.html").is_file()
+
+
+@pytest.mark.usefixtures("demo")
 def test_another_make_demo_replaces_nothing() -> None:
     """What is done is skipped: hosts and upstream are the same containers."""
     before = listed("ps", "-q", "--no-trunc", "--filter", f"network={NETWORK}")

@@ -3,7 +3,7 @@
 usage: run_tests.py lint | fast | all
   lint  the linters
   fast  linters, contract, unit and conformance tests, the collection built, installed and its playbooks parsed: no containers
-  all   fast, ansible-test sanity, every Molecule scenario, the demo
+  all   fast, ansible-test sanity, every Molecule scenario, the demo, the audit's page in a browser
 A step that is no pytest run counts as one test. Logs are in tests/output.
 """
 
@@ -136,6 +136,7 @@ def everything() -> None:
     names.sort(key=lambda name: name not in ("main_chain", "models"))
     jobs: list[Callable[[], object]] = [partial(scenario, name) for name in names]
     jobs[2:2] = [partial(step, "demo", [*PYTEST, "tests/demo"])]
+    jobs.append(partial(step, "browser", [*PYTEST, "tests/browser"]))
     jobs.append(partial(step, "ansible-test sanity", [str(BIN / "python"), "tests/rig/run_ansible_test.py", "sanity"]))
     with ThreadPoolExecutor(max_workers=3) as pool:
         list(pool.map(lambda job: job(), jobs))
