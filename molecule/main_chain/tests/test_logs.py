@@ -6,23 +6,21 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 
-import testinfra.utils.ansible_runner
+from scenario import in_group, on_host, variables_of
 
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-OLLAMA = sorted(runner.get_hosts("ollama"))
-GATEWAYS = sorted(runner.get_hosts("gateway"))
-(COLLECTOR,) = runner.get_hosts("logs")
+OLLAMA = in_group("ollama")
+GATEWAYS = in_group("gateway")
+(COLLECTOR,) = in_group("logs")
 # a line is sent at once; the rest is for a busy machine
 PATIENCE_SECONDS = 30
 
 
 def journal(*match: str) -> list[dict[str, str]]:
     """Entries on the log host, those of its own journal too."""
-    done = runner.get_host(COLLECTOR).run(f"journalctl --quiet --merge --output=json {' '.join(match)}")
+    done = on_host(COLLECTOR).run(f"journalctl --quiet --merge --output=json {' '.join(match)}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -39,7 +37,7 @@ def test_a_request_is_found_on_the_log_host_by_its_id_and_its_prompt_is_nowhere(
     end = f"end-{secrets.token_hex(6)}"
     mark = f"a-prompt-of-{secrets.token_hex(6)}-that-must-not-be-sent"
     for name in GATEWAYS:
-        values, host = runner.get_variables(name), runner.get_host(name)
+        values, host = variables_of(name), on_host(name)
         body = json.dumps({"model": values["ollama_models"][0], "prompt": mark, "stream": False, "options": {"num_predict": 1}})
         curl = f"curl -sS --max-time 60 --cacert /etc/gpufleet/gateway/tls/ca.crt --resolve {name}:443:127.0.0.1 -D - -o /dev/null"
         key = values["ollama_gateway_clients"][0]["key"]
@@ -54,6 +52,6 @@ def test_a_request_is_found_on_the_log_host_by_its_id_and_its_prompt_is_nowhere(
         assert waited_for(f"_HOSTNAME={name}", "_SYSTEMD_UNIT=ollama@default.service"), name
     # what was written meanwhile has come when a later line has
     for name in sorted({*OLLAMA, *GATEWAYS}):
-        runner.get_host(name).check_output(f"logger -t {end} the last line of {name}")
+        on_host(name).check_output(f"logger -t {end} the last line of {name}")
         assert waited_for("-t", end, f"_HOSTNAME={name}"), name
     assert not [entry for entry in journal("--since=-10min") if mark in json.dumps(entry)]
