@@ -45,6 +45,11 @@ def numbers(tag: str) -> list[int]:
     return [int(entry["MESSAGE"]) for entry in received("-t", tag)]
 
 
+def came_in_order(tag: str) -> list[int]:
+    """The same without repetitions: a batch whose confirmation was cut off is sent again as a whole."""
+    return list(dict.fromkeys(numbers(tag)))
+
+
 def why() -> str:
     """What both said last, for a failed assertion."""
     say = "journalctl --no-pager -n 15 -u"
