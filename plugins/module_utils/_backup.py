@@ -116,7 +116,7 @@ class Index:
             document = json.loads(data)
             version = document["version"]
             if version != VERSION:
-                raise BackupError(f"the backup has an index of version {version}, and this collection knows {VERSION}: use the one that made it, or a newer one")
+                raise BackupError(f"the backup has an index of version {version}, and this collection knows {VERSION}: use the one that made it")
             index = cls(document["host"], document["store"], float(document["timestamp"]), document["release"])
             for model in document["models"]:
                 manifest, name = Manifest(base64.b64decode(model["manifest"])), Name(*model["path"].split("/"))
@@ -290,7 +290,8 @@ class Backup:
                 raise self._gone(index, layer) from None
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                    raise BackupError(f"{self.store.path} lies on a disk without hard links, which a backup needs to hold what it reads: {error}", "store") from None
+                    text = f"{self.store.path} lies on a disk without hard links, which a backup needs to hold what it reads: {error}"
+                    raise BackupError(text, "store") from None
                 raise
         self.store.write(os.path.join(self._staged, INDEX_FILE), index.dump())
 

@@ -52,7 +52,7 @@ class Drill:
 
     def __init__(
         self, repository: Repository, host: str, scratch: str, user: str, program: str, options: Options, make_http: Callable[[], Http],
-        say: Callable[[str], Any] = print,
+        say: Callable[[str], Any] = lambda _line: None,
     ) -> None:
         self.repository = repository
         self.host = host

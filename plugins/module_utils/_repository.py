@@ -209,7 +209,9 @@ class Restic:
 
     def _start(self, *arguments: str, folder: str = "/", errors: IO[str] | int | None = None) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen([*self._command, *arguments], env=self._environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+            return subprocess.Popen(
+                [*self._command, *arguments], env=self._environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+            )
         except FileNotFoundError:
             raise BackupError(f"there is no program {self._command[0]}: install the package restic") from None
 
@@ -291,7 +293,9 @@ class Restic:
     def snapshots(self, host: str = "") -> list[Snapshot]:
         """The backups that are there, the newest first."""
         found = json.loads(self._run("snapshots", "--json", "--no-lock", "--tag", TAG, *(["--host", host] if host else [])) or b"null") or []
-        result = [Snapshot(item["id"][:_ID_CHARACTERS], _epoch(item["time"]), item["hostname"], item["paths"][0].removesuffix(f"/{STAGED_DIR}")) for item in found]
+        result = [
+            Snapshot(item["id"][:_ID_CHARACTERS], _epoch(item["time"]), item["hostname"], item["paths"][0].removesuffix(f"/{STAGED_DIR}")) for item in found
+        ]
         return sorted(result, key=lambda snapshot: snapshot.time, reverse=True)
 
     def index(self, snapshot: Snapshot) -> bytes:

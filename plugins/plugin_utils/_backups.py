@@ -53,7 +53,7 @@ def _check(options: Mapping[str, Any], host: str) -> None:
     if not repository:
         raise ModelError(f"ollama_backup_repository {where} is empty: say where backups go, {_FORMS}")
     if options.get("format") == "cas" and not repository.startswith("/"):
-        raise ModelError(f"ollama_backup_repository {where} is no directory, which ollama_backup_format: cas needs: give an absolute path, or take format restic")
+        raise ModelError(f"ollama_backup_repository {where} is no directory, which ollama_backup_format: cas needs: give an absolute path, or take restic")
     if repository.startswith("/") and re.search(r"[\s%\"'\\]|/\.\.?(/|$)", repository):
         # it stands in a unit file
         raise ModelError(f"ollama_backup_repository {where} is {repository!r}: choose a path without blanks, %, quotes, backslashes, . and ..")
@@ -66,7 +66,7 @@ def _check(options: Mapping[str, Any], host: str) -> None:
         raise ModelError(f"ollama_backup_rate_limit {where}: {error}") from None
     for store in options.get("stores") or []:
         if f"{repository}/".startswith(f"{store}/"):
-            raise ModelError(f"ollama_backup_repository {where} is {repository}, inside the store {store}: whoever loses the one loses the other; give another disk")
+            raise ModelError(f"ollama_backup_repository {where} is {repository}, inside the store {store}: both would be lost together; give another disk")
     if options.get("format") != "cas" and not options.get("password"):
         raise ModelError(f"ollama_backup_password {where} is empty: restic encrypts what it stores. Put one into the vault, and a copy where the fleet is not")
     key, known = options.get("ssh_key"), options.get("ssh_known_hosts")
@@ -115,7 +115,8 @@ def _drills(given: Iterable[str], host: str, together: list[str], fleet: list[st
 def backup_environment(environment: Mapping[str, Any], repository: str, password: str) -> str:
     """The environment of restic as a file for systemd. ModelError for a name or a value that cannot stand there."""
     lines = []
-    for name, value in sorted({**environment, **({"RESTIC_REPOSITORY": repository} if repository else {}), **({"RESTIC_PASSWORD": password} if password else {})}.items()):
+    own = {name: value for name, value in (("RESTIC_REPOSITORY", repository), ("RESTIC_PASSWORD", password)) if value}
+    for name, value in sorted({**environment, **own}.items()):
         if not _VARIABLE.fullmatch(str(name)):
             raise ModelError(f"ollama_backup_environment has {name!r}: give the names of environment variables, such as AWS_ACCESS_KEY_ID")
         text = str(value)

@@ -66,9 +66,8 @@ def test_a_host_that_wants_none_any_more() -> None:
     """All is removed but the backups; then the plan for a host without any of it changes nothing, and says what would come."""
     assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).status == 0
     host = on_host(FROM)
-    left = host.check_output(
-        "find /etc/systemd/system /etc/gpufleet /usr/local/lib/gpufleet /var/lib /var/cache -path '*gpufleet*backup*' -o -name 'gpufleet_ollama_*' 2>/dev/null || true"
-    )
+    places = "/etc/systemd/system /etc/gpufleet /usr/local/lib/gpufleet /var/lib/systemd /var/lib/prometheus /var/cache"
+    left = host.check_output(f"find {places} -path '*gpufleet*backup*' -o -name 'gpufleet_ollama_*'")
     assert left == "" and on_host(TO).check_output(f"ls {STORAGE}/snapshots") != ""
     assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).changed(FROM) == 0
     plan = play(ROLE, "--check", "--diff", "-l", FROM)

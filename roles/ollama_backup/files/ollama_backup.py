@@ -125,7 +125,7 @@ def backup(config: Mapping[str, Any]) -> None:
                 continue
             size, registry = done.index.bytes_in("backup"), done.index.bytes_in("registry")
             print(
-                f"{path}: {len(done.index.models)} models, {bytes_to_human(size)} in the backup {done.saved.id} of which {bytes_to_human(done.saved.added)} are "
+                f"{path}: {len(done.index.models)} models, {bytes_to_human(size)} in the backup {done.saved.id}, {bytes_to_human(done.saved.added)} of it "
                 f"new, {bytes_to_human(registry)} left to a registry" + (f"; {done.removed} old backups deleted" if done.removed else ""), flush=True,
             )
             if done.warning:

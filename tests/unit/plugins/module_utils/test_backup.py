@@ -15,6 +15,7 @@ import pytest
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _backup
 from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Backup, Index, choose
+from ansible_collections.gpufleet.ollama.plugins.module_utils._blobs import Part
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Cas, Policy, Repository, Restic, Snapshot, kept
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
@@ -316,6 +317,27 @@ def test_a_target_whose_disk_is_too_small(rig: Rig, repository: Repository, smal
     assert not store.names() and rig.sent() == 0
 
 
+@each_kind
+def test_a_restore_that_was_broken_off(rig: Rig, repository: Repository) -> None:
+    """It goes on with what came: pieces that are there are kept, those between them are brought."""
+    rig.backup(repository)
+    other = Store(str(rig.folder / "l/models"))
+    other.make_directories()
+    manifest = rig.store.read(parse(ADAPTED))
+    layer = manifest.first("adapter") if manifest else None
+    assert layer
+    data = Path(rig.store.blob_path(layer.digest)).read_bytes()
+    part = Part(other, layer, 256 << 10)
+    part.open()
+    for index in (0, 2, 5):
+        start, end = part.range(index)
+        part.write(memoryview(data)[start:end], start)
+        part.mark(index)
+    part.close()
+    _restore, report = rig.restore(repository, other, ADAPTED)
+    assert report.plan.staged > 0 and tree(other).items() <= tree(rig.store).items()
+
+
 def test_owners_go_first(rig: Rig, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host waits for who is to save a model first, as long as it may; then it saves it itself."""
     pauses: list[float] = []
@@ -347,11 +369,11 @@ def test_index(rig: Rig) -> None:
     home = document["layers"][document["models"][0]["layers"][0]]
     assert set(home) <= {"size", "in", "model"}
     for change in (
-        lambda: document["models"][0].update(digest="sha256:" + "0" * 64), lambda: document["layers"].popitem(), lambda: document.pop("models"),
-        lambda: document.update(version=2),
+        lambda found: found["models"][0].update(digest="sha256:" + "0" * 64), lambda found: found["layers"].popitem(), lambda found: found.pop("models"),
+        lambda found: found.update(version=2),
     ):
         document = json.loads(text)
-        change()
+        change(document)
         with pytest.raises(BackupError):
             Index.load(json.dumps(document).encode())
     document = json.loads(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Index
 from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Restic, endpoint, explain, sftp_command
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store
 
@@ -201,6 +203,20 @@ def test_no_secret_is_on_a_command_line(rig: Rig, tmp_path: Path, monkeypatch: p
     assert "--limit-upload=51200" in words and "--limit-download=51200" in words
 
 
+@needs_restic
+def test_with_nothing_but_restic(rig: Rig, tmp_path: Path) -> None:
+    """As docs/operations.md says it: what is in a backup lies there by its digests, and the index beside it."""
+    repository = restic(str(tmp_path / "repository"), tmp_path / "cache")
+    repository.open(make=True)
+    saved = rig.backup(repository)
+    environment = {**os.environ, "RESTIC_PASSWORD": "not a secret", "RESTIC_REPOSITORY": str(tmp_path / "repository")}
+    command = [restic_program(), "restore", saved.saved.id, "--target", str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    blobs = {f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in (tmp_path / "out/blobs").iterdir()}
+    assert blobs == {layer.digest for layer in saved.index.saved}
+    assert Index.load((tmp_path / "out/index.json").read_bytes()).dump() == saved.index.dump()
+
+
 def test_without_restic(tmp_path: Path) -> None:
     """It says what to install."""
     assert "install the package restic" in refused("other", lambda: restic(str(tmp_path), tmp_path, binary="/nowhere/restic").open(make=True))
@@ -232,7 +248,7 @@ def test_sftp_with_a_key_of_its_own() -> None:
     [
         ("Fatal: wrong password or no key found", "password"),
         ("Save(<data/1>) returned error: write: no space left on device\nFatal: unable to save snapshot", "disk"),
-        ("Fatal: unable to open config file: Stat: dial tcp 10.0.0.9:9000: connect: connection refused\nIs there a repository at the following location?", "unreachable"),
+        ("Fatal: unable to open config file: Stat: dial tcp 10.0.0.9:9000: connect: connection refused\nIs there a repository", "unreachable"),
         ("ssh: Could not resolve hostname nas: Name or service not known\nFatal: unable to start the sftp session, error: EOF", "unreachable"),
         ("backup@nas: Permission denied (publickey).\nFatal: unable to start the sftp session, error: EOF", "keys"),
         ("Fatal: unable to open config file: Stat: The Access Key Id you provided does not exist in our records.\nIs there a repository", "keys"),
