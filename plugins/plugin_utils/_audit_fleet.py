@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 
+NOT_REACHED = "it was not reached, or a task before this one failed"
+
+
 class Finding(NamedTuple):
     """One piece of evidence: the host it is about, the command or request, what it answered, and whether that is good (None: does not apply)."""
 

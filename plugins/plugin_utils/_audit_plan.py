@@ -152,7 +152,7 @@ def _ports(host: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     result = {}
     for socket in values["__audit_look"]["facts"].get("sockets") or []:
         address = ipaddress.ip_address(socket["address"])
-        if address.is_loopback or socket["command"] == "sshd" or socket["port"] == wanted["ssh_port"]:
+        if address.is_loopback or address.is_link_local or socket["command"] == "sshd" or socket["port"] == wanted["ssh_port"]:
             continue
         result[socket["port"]] = {"host": host, "address": _address(host, values) if address.is_unspecified else str(address), "port": socket["port"]}
     return [result[port] for port in sorted(result)]

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import jinja2
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _audit, _audit_plan, _audit_plots
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import Fleet, Host, bytes_text
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import NOT_REACHED, Fleet, Host, bytes_text
 
 TEMPLATES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "playbooks", "templates"))
 HIDDEN = "(hidden)"
@@ -71,7 +71,7 @@ def _host(fleet: Fleet, host: Host, rows: list[dict[str, Any]]) -> dict[str, Any
     facts = host.facts or {}
     gpu = facts.get("gpu") or {"gpus": [], "driver": {}, "verdict": "none", "reasons": []}
     failed = sum(row["verdict"] == _audit.FAIL and any(item["host"] == host.name and item["good"] is False for item in row["evidence"]) for row in rows)
-    problems = [] if host.facts is not None else [host.problem or "it was not reached"]
+    problems = [] if host.facts is not None else [host.problem or NOT_REACHED]
     problems += [f"{item['name']}: {item['problem']}" for item in facts.get("instances") or [] if item["problem"]]
     problems += gpu["reasons"] if gpu["verdict"] == "fail" else []
     return {

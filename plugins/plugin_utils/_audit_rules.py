@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import Finding, Fleet, Host, Missing, bytes_text, on
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import NOT_REACHED, Finding, Fleet, Host, Missing, bytes_text, on
 
 # how exposed a unit of the collection may be, of 10; systemd calls less than 5.1 medium, less than 2 ok
 MAX_EXPOSURE = 4.0
@@ -40,7 +40,7 @@ def reached(fleet: Fleet) -> Iterator[Finding]:
     """Every host of the inventory was looked at, and said everything."""
     for host in fleet.hosts.values():
         if host.facts is None:
-            yield Finding(host.name, "connect to the host", host.problem or "it was not reached", False)
+            yield Finding(host.name, "connect to the host", host.problem or NOT_REACHED, False)
             continue
         problems = host.facts.get("problems") or {}
         yield Finding(host.name, "look at the host", "; ".join(f"{part}: {why}" for part, why in problems.items()) or "all parts were read", not problems)
@@ -295,9 +295,12 @@ def network_acl(fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 def _seen(host: Host, item: Mapping[str, Any]) -> Finding:
     asked = f"{item['from']}: connect to {item['address']}:{item['port']} ({item['service'] or 'of no service of the inventory'})"
+    if item.get("source") == item["address"]:
+        return Finding(host.name, asked, f"{item['from']} has this address, too, and asked itself", None)
     if _may(host, item):
         return Finding(host.name, asked, f"{item['answer']}; {item['source']} is in a network that may", None)
-    return Finding(host.name, asked, item["answer"], item["answer"] != "open")
+    # any other answer is an error of who asked, which proves nothing
+    return Finding(host.name, asked, item["answer"], {"open": False, "refused": True, "silent": True, "unreachable": True}.get(item["answer"]))
 
 
 def _may(host: Host, item: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -289,6 +290,9 @@ NOT_APPLICABLE: list[tuple[str, Break]] = [
     ("network-acl", no_ollama), ("model-access", without("gw")), ("audit-log", without("gw")), ("other-ports", no_probes),
     # a host may reach what the inventory lets its network reach
     ("other-ports", port(2, "open", source="10.9.0.4")),
+    # a bridge that every host with containers has: who asked met himself
+    ("other-ports", port(2, "open", address="172.17.0.1", source="172.17.0.1")),
+    ("other-ports", port(2, "[Errno -2] Name or service not known")),
     ("secret-files", everywhere("secrets", [])),
     ("certificate", without("gw")), ("key-age", wanted("gw", clients=[])), ("sandbox", nothing_sandboxed), ("models-pulled", no_models), ("warm-up", no_models),
     ("backup", only_registries), ("models-locked", no_models), ("time-sync", containers), ("swap", containers), ("model-sizes", no_models),
@@ -410,6 +414,15 @@ def test_summary() -> None:
 def test_bytes(count: int | None, text: str) -> None:
     """Bytes for people."""
     assert bytes_text(count) == text
+
+
+def test_the_readme_counts_right() -> None:
+    """It says how many rows there are, and of which lists."""
+    text = " ".join((Path(__file__).resolve().parents[4] / "README.md").read_text(encoding="utf-8").split())
+    listed = [row for row in _audit.ROWS if row.sources != ("fleet",)]
+    both = sum(len(row.sources) == 2 for row in listed)
+    assert f"Each of {len(_audit.ROWS)} rows" in text
+    assert f"{len(listed)} rows of two checklists for running Ollama in production (22 of readiness, 10 of security, {both} of them in both)" in text
 
 
 def test_place_of_a_line() -> None:

@@ -73,7 +73,7 @@ def test_each_port_is_asked_by_one_who_may_not() -> None:
     """Gateways and Prometheus may reach Ollama, so the other Ollama host tries; what is for everybody nobody tries."""
     hostvars = inventory()
     looked_at(hostvars, {
-        "gpu1": [("10.0.0.11", 11434), ("10.0.0.11", 9100), ("127.0.0.1", 5000), ("0.0.0.0", 2222), ("0.0.0.0", 22), ("::", 8080)],
+        "gpu1": [("10.0.0.11", 11434), ("10.0.0.11", 9100), ("127.0.0.1", 5000), ("0.0.0.0", 2222), ("0.0.0.0", 22), ("::", 8080), ("fe80::1", 8081)],
         "gpu2": [("10.0.0.12", 11434)], "gw": [("0.0.0.0", 443), ("10.0.0.1", 9113)], "mon": [("10.0.0.2", 9090)],
     })
     plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
