@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
 import testinfra
+import yaml
+from testinfra.backend import BACKENDS
+from testinfra.backend.base import BaseBackend, CommandResult
+from testinfra.utils.ansible_runner import AnsibleRunner
 
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+sys.path.insert(0, str(PROJECT / "tests/rig"))
+
+import inside  # noqa: E402
+
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 # what Ollama hosts get, see there
 OLLAMA = "molecule/shared/ollama.yml"
@@ -66,9 +76,37 @@ def play_on(hosts: Mapping[str, Mapping[str, Any]], name: str, *options: str) ->
         return play(name, "-i", inventory.name, "--limit", ",".join(hosts), *options)
 
 
+def in_group(name: str) -> list[str]:
+    """The hosts of a group, in order."""
+    return sorted(yaml.safe_load(Path(INVENTORY).read_text(encoding="utf-8"))[name]["hosts"])
+
+
+def variables_of(host: str) -> dict[str, Any]:
+    """What the inventory says of a host."""
+    variables: dict[str, Any] = AnsibleRunner(INVENTORY).get_variables(host)
+    return variables
+
+
+class HostBackend(BaseBackend):
+    """How testinfra reaches a host: as Ansible does here."""
+
+    NAME = "rig"
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.name = name
+        super().__init__(name, **options)
+
+    def run(self, command: str, *args: str, **options: Any) -> CommandResult:
+        """Run a command of a shell."""
+        return self.run_local(shlex.join(inside.command(self.name, "/bin/sh", "-c", self.get_command(command, *args))))
+
+
+BACKENDS[HostBackend.NAME] = "scenario.HostBackend"
+
+
 def on_host(name: str) -> Any:
     """Commands on a host."""
-    return testinfra.get_host(f"docker://{name}")
+    return testinfra.get_host(f"rig://{name}")
 
 
 def pid(name: str, unit: str) -> str:

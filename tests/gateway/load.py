@@ -78,7 +78,7 @@ class Loop:
         address, port, name = self.targets[number % len(self.targets)]
         while not self._stop.is_set():
             self.results.append(await request(address, port, name, self.tls, self.key, "/api/generate", self.body))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
 
     async def _run(self) -> None:
         await asyncio.gather(*(self._track(number) for number in range(self.tracks)))

@@ -9,7 +9,7 @@ import pytest
 from scenario import OLLAMA, on_host, pid, play
 
 HOSTS = ("instances-deb12", "instances-deb13")
-testinfra_hosts = [f"docker://{name}" for name in HOSTS]
+testinfra_hosts = [f"rig://{name}" for name in HOSTS]
 PORTS = {"first": 11500, "gpu-one": 11501, "own": 11502}
 BOTH = ("all-minilm:latest", "smollm2:135m")
 # for `gpus` in molecule.yml

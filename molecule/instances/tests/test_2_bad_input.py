@@ -14,7 +14,7 @@ ENTRIES = yaml.safe_load((PROJECT / "tests/bad_input.yml").read_text(encoding="u
 def test_bad_input(tmp_path: Path) -> None:
     """One run of site.yml, in which each mistake is a host of the inventory. All are the same real host, where nothing may change."""
     hosts = {entry["name"]: {"ansible_host": HOST, **entry["vars"]} for entry in ENTRIES}
-    inventory = {"all": {"vars": {"ansible_connection": "community.docker.docker"}, "children": {"ollama": {"hosts": hosts}}}}
+    inventory = {"all": {"vars": {"ansible_connection": "rig"}, "children": {"ollama": {"hosts": hosts}}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
     real = on_host(HOST)
     real.check_output("touch /run/before")

@@ -6,25 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-import testinfra.utils.ansible_runner
+from scenario import in_group, on_host, variables_of
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path.insert(0, str(PROJECT / "molecule/shared"))
-
-from scenario import on_host  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-MONITOR = sorted(runner.get_hosts("monitoring"))[0]
-GATEWAYS = sorted(runner.get_hosts("gateway"))
-OLLAMA = sorted(runner.get_hosts("ollama"))
+MONITOR = in_group("monitoring")[0]
+GATEWAYS = in_group("gateway")
+OLLAMA = in_group("ollama")
 # a receiver and the dead man's switch of the scenario are at these paths
 PORT = 9099
 RECEIVED = "/run/alerts.jsonl"
@@ -180,7 +171,7 @@ def all_up() -> bool:
 
 def ask(count: int) -> set[str]:
     """Send requests to every gateway as the client of the load; the statuses that came."""
-    key = next(client["key"] for client in runner.get_variables(GATEWAYS[0])["ollama_gateway_clients"] if client["name"] == "load")
+    key = next(client["key"] for client in variables_of(GATEWAYS[0])["ollama_gateway_clients"] if client["name"] == "load")
     urls = f"https://localhost/api/version?[1-{count}]"
     command = f"curl -sk -o /dev/null -w '%{{http_code}}\\n' -H 'Authorization: Bearer {key}' '{urls}'"
     return {line for gateway in GATEWAYS for line in on_host(gateway).check_output(command).split()}

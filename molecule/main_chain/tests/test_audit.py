@@ -9,24 +9,17 @@ import json
 import os
 import re
 import stat
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import testinfra.utils.ansible_runner
+from scenario import Play, in_group, on_host, play, variables_of
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path.insert(0, str(PROJECT / "molecule/shared"))
-
-from scenario import Play, on_host, play  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-OLLAMA = sorted(runner.get_hosts("ollama"))
-GATEWAY = sorted(runner.get_hosts("gateway"))[0]
-MONITOR = sorted(runner.get_hosts("monitoring"))[0]
-HOSTS = sorted({*OLLAMA, *runner.get_hosts("gateway"), *runner.get_hosts("monitoring")})
+OLLAMA = in_group("ollama")
+GATEWAY = in_group("gateway")[0]
+MONITOR = in_group("monitoring")[0]
+HOSTS = sorted({*OLLAMA, *in_group("gateway"), *in_group("monitoring")})
 FIRST, LAST = OLLAMA[0], OLLAMA[-1]
 
 CONF = "/etc/nginx/conf.d/gpufleet-gateway.conf"
@@ -243,7 +236,7 @@ def test_status_takes_seconds(runs: Runs) -> None:
 
 def test_no_secret_is_in_a_report(runs: Runs) -> None:
     """Nor in what the play printed."""
-    values = runner.get_variables(GATEWAY)
+    values = variables_of(GATEWAY)
     secrets = [user["password"] for user in values["ollama_gateway_users"]]
     for client in values["ollama_gateway_clients"]:
         entries = [client, *client.get("keys", [])]

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shlex
 from typing import Any, NamedTuple
 
 import pytest
-import testinfra.utils.ansible_runner
+from scenario import in_group, on_host, variables_of
 
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-GATEWAYS = sorted(runner.get_hosts("gateway"))
+GATEWAYS = in_group("gateway")
 CA = "/etc/gpufleet/gateway/tls/ca.crt"
 WRONG_KEY = "w" * 40
 
@@ -35,8 +33,8 @@ class Gateway:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.host = runner.get_host(name)
-        values = runner.get_variables(name)
+        self.host = on_host(name)
+        values = variables_of(name)
         self.key = values["ollama_gateway_clients"][0]["key"]
         self.users = values.get("ollama_gateway_users") or []
         models = values["ollama_models"]
@@ -212,7 +210,7 @@ def files_with(secret: str) -> dict[str, str]:
         f"grep -rlaE -D skip -e '{pattern}' /etc /var /run /opt /root /home /srv /tmp 2>/dev/null; "
         f"journalctl --no-pager | grep -E -e '{pattern}'; ps -eo args | grep -E -e '{pattern}' | grep -v grep"
     )
-    found = {name: runner.get_host(name).run("bash -c %s", script).stdout for name in runner.get_hosts("all")}
+    found = {name: on_host(name).run("bash -c %s", script).stdout for name in in_group("all")}
     return {name: text for name, text in found.items() if text}
 
 

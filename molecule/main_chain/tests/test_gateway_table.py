@@ -6,29 +6,21 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra.utils.ansible_runner
+from cases import CASES, HTTP2
+from scenario import in_group, on_host, variables_of
+from table import Case, Target, curl_has_http2, http2, problem, secrets, send
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path[:0] = [str(PROJECT / "molecule/shared"), str(PROJECT / "tests/gateway")]
-
-from cases import CASES, HTTP2  # noqa: E402
-from scenario import on_host  # noqa: E402
-from table import Case, Target, curl_has_http2, http2, problem, secrets, send  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-GATEWAYS = sorted(runner.get_hosts("gateway"))
+GATEWAYS = in_group("gateway")
 
 
 @pytest.fixture(scope="module", name="target", params=GATEWAYS)
 def gateway(request: pytest.FixtureRequest) -> Target:
     """A gateway."""
-    name, values = request.param, runner.get_variables(request.param)
+    name, values = request.param, variables_of(request.param)
     host = on_host(name)
     address = host.check_output("hostname -i").split()[0]
     ca = host.file("/etc/gpufleet/gateway/tls/ca.crt").content_string

@@ -9,24 +9,15 @@ The stub stands where Grafana would, reads what is provisioned as its user, and 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 from typing import Iterator
 
+import apt_repository
+import dashboards
 import pytest
-import testinfra.utils.ansible_runner
+from scenario import Play, in_group, on_host, play
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path[:0] = [str(PROJECT / "molecule/shared"), str(PROJECT / "tests/rig")]
-
-import apt_repository  # noqa: E402
-import dashboards  # noqa: E402
-from scenario import Play, on_host, play  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-MONITOR = sorted(runner.get_hosts("monitoring"))[0]
+MONITOR = in_group("monitoring")[0]
 PASSWORD = "grafana-test-password"
 REPOSITORY = "http://127.0.0.1:8141"
 

@@ -6,25 +6,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import time
 import urllib.parse
-from pathlib import Path
 
+import dashboards
 import pytest
-import testinfra.utils.ansible_runner
+from scenario import PROJECT, in_group, on_host, variables_of
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-sys.path.insert(0, str(PROJECT / "tests/rig"))
-
-import dashboards  # noqa: E402
-
-runner = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-OLLAMA = sorted(runner.get_hosts("ollama"))
-MONITORING = sorted(runner.get_hosts("monitoring"))
-GATEWAYS = sorted(runner.get_hosts("gateway"))
+OLLAMA = in_group("ollama")
+MONITORING = in_group("monitoring")
+GATEWAYS = in_group("gateway")
 EVERY = sorted(set(OLLAMA) | set(MONITORING) | set(GATEWAYS))
 
 # the rest of the chain may have been up for no more than a scrape interval
@@ -46,7 +38,7 @@ def journal(host, unit: str) -> str:
 
 def prometheus(name: str, path: str, **arguments: str):
     """The data of an answer of the API of Prometheus on this host."""
-    host = runner.get_host(name)
+    host = on_host(name)
     url = f"http://$(hostname -i):9090/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
     done = host.run(f'curl -sS --max-time 10 "{url}"')
     assert done.rc == 0, done.stderr + journal(host, "prometheus.service")
@@ -123,8 +115,8 @@ def test_metric_of_every_ollama_host(name: str, query: str) -> None:
 def test_a_panel_has_data(name: str, query: str) -> None:
     if "5.." in query:
         # with every host taken out nobody can answer
-        gateway, files = runner.get_host(GATEWAYS[0]), " ".join(f"/var/lib/gpufleet-gateway/drained/{host}" for host in OLLAMA)
-        key = runner.get_variables(name)["ollama_gateway_clients"][0]["key"]
+        gateway, files = on_host(GATEWAYS[0]), " ".join(f"/var/lib/gpufleet-gateway/drained/{host}" for host in OLLAMA)
+        key = variables_of(name)["ollama_gateway_clients"][0]["key"]
         ask = f"curl -sk -o /dev/null -w '%{{http_code}}' -H 'Authorization: Bearer {key}' https://localhost/api/version"
         try:
             assert gateway.check_output(f"touch {files} && sleep 2 && {ask}") == "503"
@@ -154,11 +146,11 @@ def generations() -> None:
     """Somebody uses the fleet, so that there is something to see: a stream and an answer of one piece from every gateway."""
     body = {"model": "smollm2:135m", "prompt": "a word", "options": {"num_predict": 8}}
     for gateway in GATEWAYS:
-        key = next(client["key"] for client in runner.get_variables(gateway)["ollama_gateway_clients"] if client["name"] == "load")
+        key = next(client["key"] for client in variables_of(gateway)["ollama_gateway_clients"] if client["name"] == "load")
         for _unused in range(4):
             for stream in (True, False):
                 command = f"curl -sk --fail --max-time 60 -H 'Authorization: Bearer {key}' https://localhost/api/generate -d"
-                runner.get_host(gateway).check_output(f"{command} '{json.dumps({**body, 'stream': stream})}'")
+                on_host(gateway).check_output(f"{command} '{json.dumps({**body, 'stream': stream})}'")
             # rates need series that were there before
             time.sleep(6)
 
@@ -207,13 +199,13 @@ def test_configuration_was_loaded(name: str) -> None:
 
 @pytest.mark.parametrize("name", MONITORING)
 def test_targets_have_one_order_in_every_run(name: str) -> None:
-    lines = runner.get_host(name).file("/etc/prometheus/targets/node.yml").content_string.splitlines()
+    lines = on_host(name).file("/etc/prometheus/targets/node.yml").content_string.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("    host:")] == EVERY
 
 
 @pytest.mark.parametrize("name, unit, port", LISTENERS)
 def test_runs_at_boot_and_listens_on_the_management_address_only(name: str, unit: str, port: int) -> None:
-    host = runner.get_host(name)
+    host = on_host(name)
     assert host.service(unit).is_running and host.service(unit).is_enabled, journal(host, unit)
     listening = host.check_output(f"ss -Hltn 'sport = :{port}'").splitlines()
     assert [line.split()[3] for line in listening] == [f"{host.check_output('hostname -i')}:{port}"]
@@ -228,7 +220,7 @@ def test_every_rule_is_evaluated(name: str) -> None:
 
 @pytest.mark.parametrize("name", MONITORING)
 def test_alertmanager_is_hardened_and_keeps_its_secrets(name: str) -> None:
-    host = runner.get_host(name)
+    host = on_host(name)
     checked = host.run("systemd-analyze security --no-pager --threshold=20 prometheus-alertmanager.service")
     assert checked.rc == 0, checked.stdout.splitlines()[-1]
     config = host.file("/etc/prometheus/alertmanager.yml")
@@ -241,7 +233,7 @@ def test_alertmanager_is_hardened_and_keeps_its_secrets(name: str) -> None:
 @pytest.mark.parametrize("name, unit, port", [listener for listener in LISTENERS if listener[1].startswith("prometheus")])
 def test_never_listened_on_all_addresses(name: str, unit: str, port: int) -> None:
     # the packages start their daemons at installation
-    host = runner.get_host(name)
+    host = on_host(name)
     logged = host.check_output(f"journalctl --no-pager -u {unit}")
     addresses = {word for line in logged.splitlines() if "isten" in line for word in line.split() if word.startswith("address=")}
     assert addresses == {f"address={host.check_output('hostname -i')}:{port}"}
@@ -249,7 +241,7 @@ def test_never_listened_on_all_addresses(name: str, unit: str, port: int) -> Non
 
 @pytest.mark.parametrize("name, unit, port", LISTENERS)
 def test_unit_waits_for_its_address_at_boot(name: str, unit: str, port: int) -> None:
-    shown = runner.get_host(name).check_output(f"systemctl show -p After,Restart,RestartUSec,StartLimitIntervalUSec {unit}")
+    shown = on_host(name).check_output(f"systemctl show -p After,Restart,RestartUSec,StartLimitIntervalUSec {unit}")
     assert "network-online.target" in shown
     assert "Restart=no\n" not in shown and "Restart=on-abnormal\n" not in shown
     assert "RestartUSec=5s" in shown and "StartLimitIntervalUSec=0" in shown
@@ -257,7 +249,7 @@ def test_unit_waits_for_its_address_at_boot(name: str, unit: str, port: int) -> 
 
 @pytest.mark.parametrize("name", OLLAMA)
 def test_hung_instance_is_a_metric(name: str) -> None:
-    host = runner.get_host(name)
+    host = on_host(name)
     ask = "curl -sS --max-time 8 http://$(hostname -i):9778/metrics | grep '^ollama_health_status.*default'"
     unit = "ollama@default.service"
     assert host.run(f"systemctl kill --signal=STOP {unit}").rc == 0
@@ -271,7 +263,7 @@ def test_hung_instance_is_a_metric(name: str) -> None:
 
 @pytest.mark.parametrize("name", OLLAMA)
 def test_loaded_model_is_seen_where_it_runs(name: str) -> None:
-    host = runner.get_host(name)
+    host = on_host(name)
     load = "curl -sS --fail --max-time 20 http://$(hostname -i):11434/api/generate -d"
     body = {"model": "smollm2:135m", "stream": False}
     labels = 'model="smollm2:135m",ollama_instance="default"'
@@ -289,7 +281,7 @@ def test_loaded_model_is_seen_where_it_runs(name: str) -> None:
 
 @pytest.mark.parametrize("name", OLLAMA)
 def test_exporter_is_hardened(name: str) -> None:
-    host = runner.get_host(name)
+    host = on_host(name)
     checked = host.run("systemd-analyze security --no-pager --threshold=20 ollama_exporter.service")
     assert checked.rc == 0, checked.stdout.splitlines()[-1]
     verified = host.run("systemd-analyze verify --man=no ollama_exporter.service")
@@ -300,4 +292,4 @@ def test_exporter_is_hardened(name: str) -> None:
 
 @pytest.mark.parametrize("name", OLLAMA)
 def test_exporter_logs_no_traceback(name: str) -> None:
-    assert "Traceback" not in runner.get_host(name).check_output("journalctl --no-pager -u ollama_exporter.service")
+    assert "Traceback" not in on_host(name).check_output("journalctl --no-pager -u ollama_exporter.service")

@@ -8,10 +8,9 @@ import subprocess
 from typing import Any
 
 import pytest
-import testinfra
-from testinfra.utils.ansible_runner import AnsibleRunner
+from scenario import in_group, on_host
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("ollama")
+testinfra_hosts = [f"rig://{name}" for name in in_group("ollama")]
 UNIT = "ollama@default.service"
 
 
@@ -112,7 +111,7 @@ def test_nothing_is_world_writable(host: Any, path: str) -> None:
 @pytest.fixture(name="second")
 def host_with_two_instances() -> Any:
     """The host that has a second instance."""
-    return testinfra.get_host("docker://main-gpu2")
+    return on_host("main-gpu2")
 
 
 def test_second_instance(second: Any) -> None:
@@ -136,7 +135,7 @@ def test_memory_limit_is_real(second: Any) -> None:
 
 def test_requests_reach_every_instance(second: Any) -> None:
     """The gateway balances over all instances: each of the three gets some of twelve at once."""
-    gateway = testinfra.get_host("docker://main-gateway")
+    gateway = on_host("main-gateway")
     key = "main-chain-test-key-0123456789abcdef"
     request = (
         "curl -s -o /dev/null --cacert /etc/gpufleet/gateway/tls/ca.crt -H 'Authorization: Bearer " + key + "' https://main-gateway/api/generate"
@@ -144,7 +143,7 @@ def test_requests_reach_every_instance(second: Any) -> None:
     )
     since = second.check_output("date +%s")
     gateway.check_output(f"for n in $(seq 12); do {request} & done; wait")
-    first = testinfra.get_host("docker://main-gpu1")
+    first = on_host("main-gpu1")
     for host, unit in ((first, UNIT), (second, UNIT), (second, "ollama@team-a.service")):
         served = host.run(f"journalctl --no-pager --since @{since} -u {unit} | grep -c 'POST.*/api/generate'").stdout
         assert int(served) >= 2, (unit, served)

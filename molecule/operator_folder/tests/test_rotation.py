@@ -16,7 +16,7 @@ from typing import Any, Iterator
 import pytest
 import yaml
 
-testinfra_hosts = ["docker://box"]
+testinfra_hosts = ["rig://box"]
 FLEET = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "fleet"
 ENVIRON = {
     **os.environ,
