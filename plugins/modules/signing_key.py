@@ -70,7 +70,8 @@ from ansible.module_utils.urls import fetch_url
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _openpgp, _probe
 
-TRIES, PAUSE = 3, 2.0
+TRIES = 3
+PAUSE = 2.0
 # a key has some kilobytes
 MAX_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-from conftest import HOSTS, STORE, digests, locked
+from conftest import HOSTS, digests, locked
 from scenario import on_host, play
 
 READERS = HOSTS[1:]
