@@ -20,7 +20,9 @@ def remembered(path, source):
         with open(cached, "rb") as file:
             return marshal.loads(file.read())
     except (OSError, EOFError, ValueError):
-        code = compile_source(path, source)
+        # not there, or not whole
+        pass
+    code = compile_source(path, source)
     try:
         os.makedirs(DIRECTORY, exist_ok=True)
         own = f"{cached}.{os.getpid()}"
