@@ -288,6 +288,23 @@ class Restic:
             return True
         return False
 
+    # its passwords: each opens a key of its own
+
+    def key(self) -> str:
+        """Id of the key that the password opens."""
+        return next(str(item["id"]) for item in _json_of(self._run("key", "list", "--json", "--no-lock")) if item.get("current"))
+
+    def add_password(self, password: str) -> None:
+        """Let another password open it, too."""
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write(password)
+            file.flush()
+            self._run("key", "add", f"--new-password-file={file.name}")
+
+    def remove_key(self, key: str) -> None:
+        """Take a key away, and its password with it. It cannot be the one that is used here."""
+        self._run("key", "remove", key)
+
     # reading
 
     def snapshots(self, host: str = "") -> list[Snapshot]:

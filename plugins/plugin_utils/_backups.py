@@ -28,8 +28,8 @@ def backup_plan(options: Mapping[str, Any], host: str, hostvars: Mapping[str, Ma
     """What a host has to do, from its options of role ollama_backup, which are checked.
 
     Args: the C(options), by their names without C(ollama_backup_); the inventory name; the variables of all hosts; the hosts of the group ollama.
-    Returns owners (name of a model -> the host that saves it first, where that is another one), prunes (bool: deletes old backups of the repository)
-    and drills (the hosts whose backups are tried out here).
+    Returns owners (name of a model -> the host that saves it first, where that is another one), prunes (bool: deletes old backups of the repository),
+    drills (the hosts whose backups are tried out here) and together (the hosts that save to the same repository, this one among them).
     """
     fleet = list(hosts)
     _check(options, host)
@@ -40,6 +40,7 @@ def backup_plan(options: Mapping[str, Any], host: str, hostvars: Mapping[str, Ma
         "owners": _owners(options.get("owners") or {}, host, hostvars, together, fleet),
         "prunes": together[:1] == [host],
         "drills": _drills(options.get("drill_hosts") or [], host, together, fleet),
+        "together": together,
     }
 
 

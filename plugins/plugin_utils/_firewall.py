@@ -200,10 +200,21 @@ def _statements(name: str, what: str, networks: Iterable[_Network], closed: bool
             everybody += 1
             result.append(f'meta nfproto ipv{version} {what} accept comment "{name}"')
         elif own:
-            result.append(f'{family} saddr {{ {", ".join(map(_text, own))} }} {what} accept comment "{name}"')
+            result.append(f'{family} saddr {{ {", ".join(_ranges(own))} }} {what} accept comment "{name}"')
     if everybody == 2:
         return [f'{what} accept comment "{name}"']
     return [*result, f'{what} drop comment "{name}: nobody else"'] if closed else result
+
+
+def _ranges(networks: list[_Network]) -> list[str]:
+    """Networks that follow one another as one range. nft joins them itself, but lists them otherwise when it reads its own list again."""
+    joined: list[list[_Network]] = []
+    for network in networks:
+        if joined and int(joined[-1][-1].broadcast_address) + 1 == int(network.network_address):
+            joined[-1].append(network)
+        else:
+            joined.append([network])
+    return [f"{row[0].network_address}-{row[-1].broadcast_address}" if len(row) > 1 else _text(row[0]) for row in joined]
 
 
 def _text(network: _Network) -> str:

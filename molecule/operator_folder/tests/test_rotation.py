@@ -1,4 +1,4 @@
-"""A new API key in the place of an old one, while a holder goes on asking."""
+"""New keys, passwords and certificates in the place of old ones, while a holder goes on asking."""
 
 from __future__ import annotations
 
@@ -72,13 +72,19 @@ def name_of(entry: dict[str, Any]) -> str:
     return hashlib.sha256(entry["key"].encode()).hexdigest()[:8]
 
 
-def rotate(*options: str, fails: bool = False) -> str:
-    """Run the playbook as an operator does; what it says, in which there is no key."""
-    before = keys()
-    command = ["ansible-playbook", "gpufleet.ollama.rotate_keys", "-i", "prod", "--diff", "-v", *options]
+def run(name: str, *options: str, fails: bool = False) -> str:
+    """Run a playbook as an operator does; what it says."""
+    command = ["ansible-playbook", name, "-i", "prod", *options]
     done = subprocess.run(command, cwd=FLEET, env=ENVIRON, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert bool(done.returncode) == fails, said[-6000:]
+    return said
+
+
+def rotate(*options: str, fails: bool = False) -> str:
+    """The same with the keys, in which there is none."""
+    before = keys()
+    said = run("gpufleet.ollama.rotate_keys", "--diff", "-v", *options, fails=fails)
     assert not any(entry["key"] in said for entry in before + keys())
     return said
 
@@ -136,10 +142,48 @@ def test_rotation_under_requests(host: Any, holder: Holder) -> None:
 
 def test_site_agrees(host: Any) -> None:
     """The next run of the site playbook reads the same file, and changes nothing at the gateway."""
-    command = ["ansible-playbook", "site.yml", "-i", "prod", "--tags", "ollama_gateway"]
-    done = subprocess.run(command, cwd=FLEET, env=ENVIRON, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout[-6000:]
-    assert host.service("nginx").is_running
+    said = run("site.yml", "--tags", "ollama_gateway,ollama_logs")
+    assert "changed=0" in said and host.service("nginx").is_running, said[-6000:]
+
+
+def served(address: str) -> str:
+    """The certificate that the gateway shows."""
+    return ssl.get_server_certificate((address, 443))
+
+
+def test_new_certificates_under_requests(host: Any, holder: Holder) -> None:
+    """Another key and certificate of the same authority; no request fails, and the plan said so."""
+    address = holder.address
+    old, authority = served(address), (FLEET / "ca/ca.crt").read_text(encoding="utf-8")
+    old_key = host.file("/etc/gpufleet/gateway/tls/server.key").sha256sum
+    plan = run("gpufleet.ollama.rotate_certificates", "--check", "--diff")
+    assert "changed=0" not in plan and served(address) == old, plan[-6000:]
+    said = run("gpufleet.ollama.rotate_certificates", "--diff")
+    new = served(address)
+    time.sleep(1)
+    holder.stop()
+    assert new != old and new == host.check_output("cat /etc/gpufleet/gateway/tls/server.crt") + "\n"
+    assert host.file("/etc/gpufleet/gateway/tls/server.key").sha256sum != old_key and "PRIVATE KEY" not in said
+    assert len(holder.answers) > 20 and set(holder.answers) == {200}, holder.answers
+    assert (FLEET / "ca/ca.crt").read_text(encoding="utf-8") == authority
+
+
+def test_another_password(host: Any) -> None:
+    """Written into the vault, brought by the play: the old one is refused, and neither is shown."""
+    def password() -> str:
+        done = subprocess.run(["ansible-vault", "view", vault], cwd=FLEET, env=ENVIRON, capture_output=True, text=True, check=True)
+        return yaml.safe_load(done.stdout)["vault_dashboard_password"]
+
+    def status(word: str) -> str:
+        return host.check_output(f"curl -sk --max-time 20 -o /dev/null -w '%{{http_code}}' -u 'dashboard:{word}' https://localhost/api/version")
+
+    vault, new = "prod/group_vars/all/vault.yml", "a-longer-one-than-before-0123456789"
+    old = password()
+    editor = {**ENVIRON, "EDITOR": f"sed -i 's/^vault_dashboard_password:.*/vault_dashboard_password: {new}/'"}
+    subprocess.run(["ansible-vault", "edit", vault], cwd=FLEET, env=editor, capture_output=True, check=True)
+    assert password() == new and [status(old), status(new)] == ["200", "401"]
+    said = run("site.yml", "--diff", "--tags", "ollama_gateway")
+    assert [status(old), status(new)] == ["401", "200"] and old not in said and new not in said
 
 
 def test_nothing_is_added_that_no_gateway_would_get() -> None:

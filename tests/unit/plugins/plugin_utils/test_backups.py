@@ -36,8 +36,8 @@ def refused(**options: Any) -> str:
 
 def test_the_first_host_owns() -> None:
     """What several have is saved first by the first of them; it deletes for all; each is tried out on another host."""
-    assert plan("gpu1") == {"owners": {}, "prunes": True, "drills": ["gpu2"]}
-    assert plan("gpu2") == {"owners": {"bot:latest": "gpu1", "other:latest": "gpu1"}, "prunes": False, "drills": ["gpu3"]}
+    assert plan("gpu1") == {"owners": {}, "prunes": True, "drills": ["gpu2"], "together": HOSTS}
+    assert plan("gpu2") == {"owners": {"bot:latest": "gpu1", "other:latest": "gpu1"}, "prunes": False, "drills": ["gpu3"], "together": HOSTS}
     assert plan("gpu3")["drills"] == ["gpu1"]
 
 
@@ -49,7 +49,8 @@ def test_only_hosts_that_have_it_own() -> None:
     ):
         assert plan("gpu2", fleet(gpu1=values))["owners"] == {}, values
         assert plan("gpu3", fleet(gpu1=values))["owners"] == {"bot:latest": "gpu2", "other:latest": "gpu2"}, values
-    assert plan("gpu2", fleet(gpu1={"ollama_backup_enabled": False}))["prunes"]
+    away = plan("gpu2", fleet(gpu1={"ollama_backup_enabled": False}))
+    assert away["prunes"] and away["together"] == ["gpu2", "gpu3"]
 
 
 def test_owners_may_be_named() -> None:
@@ -63,7 +64,7 @@ def test_owners_may_be_named() -> None:
 def test_a_host_alone_tries_out_its_own() -> None:
     """There is nobody else."""
     found = backup_plan(OPTIONS, "gpu1", fleet(), ["gpu1"])
-    assert found == {"owners": {}, "prunes": True, "drills": ["gpu1"]}
+    assert found == {"owners": {}, "prunes": True, "drills": ["gpu1"], "together": ["gpu1"]}
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_collector_of_logs_is_open_to_the_fleet_only() -> None:
     services_of_logs = _firewall.firewall_services("logs", hostvars, groups, _firewall.EVERYBODY, ())
     found = _firewall.firewall_rules(services_of_logs, "logs", answer(["10.0.0.30"]), SSH, PLAIN)
     assert found[1:3] == [
-        'ip saddr { 10.0.0.11, 10.0.0.12, 10.0.0.20, 10.0.0.30, 10.9.0.20 } tcp dport 6514 accept comment "journals of the fleet"',
+        'ip saddr { 10.0.0.11-10.0.0.12, 10.0.0.20, 10.0.0.30, 10.9.0.20 } tcp dport 6514 accept comment "journals of the fleet"',
         'tcp dport 6514 drop comment "journals of the fleet: nobody else"',
     ]
     assert [item["port"] for item in _firewall.firewall_services("gw", hostvars, groups, [], []) if "journals" in item["name"]] == []
@@ -175,6 +175,21 @@ def test_ssh_from_networks() -> None:
         'tcp dport { 22, 2222 } drop comment "SSH: nobody else"',
     ]
     assert rules("mon", ssh={"networks": ["0.0.0.0/0"]})[0] == 'meta nfproto ipv4 tcp dport { 22 } accept comment "SSH"'
+
+
+@pytest.mark.parametrize(
+    ("networks", "text"),
+    [
+        (["10.0.0.2", "10.0.0.3", "10.0.0.4"], "10.0.0.2-10.0.0.4"),
+        (["10.0.0.2/31", "10.0.0.4"], "10.0.0.2-10.0.0.4"),
+        (["10.0.2.0/24", "10.0.0.0/24", "10.0.1.0/24", "10.0.9.1"], "10.0.0.0-10.0.2.255, 10.0.9.1"),
+        (["10.0.0.2", "10.0.0.3"], "10.0.0.2/31"),
+        (["10.0.0.1", "10.0.0.3"], "10.0.0.1, 10.0.0.3"),
+    ],
+)
+def test_addresses_in_a_row_are_one_range(networks: list[str], text: str) -> None:
+    """As nft lists them: a list that it reads again and lists otherwise would be a change at each run."""
+    assert rules("mon", ssh={"networks": networks})[0] == f'ip saddr {{ {text} }} tcp dport {{ 22 }} accept comment "SSH"'
 
 
 def test_default_deny_lets_a_host_live() -> None:
