@@ -80,10 +80,27 @@ def test_the_driver_needs_no_reboot_and_is_healthy(info: dict[str, Any]) -> None
 def test_the_stand_in_answers_as_nvidia_smi_does(tmp_path: Path) -> None:
     """What is read of the real answer is in the stand-in's, under the same names."""
     real = tags(run("nvidia-smi", "-q", "-x").stdout)
+    (tmp_path / "smi.json").write_bytes((STANDIN.parent / "scenarios/healthy.json").read_bytes())
     ours = tags(run(sys.executable, str(STANDIN), "-q", "-x", NVIDIA_STANDIN_DIR=str(tmp_path)).stdout)
     # a branch may have dropped a field, and a board has not all of them: what the parser needs must be there
     assert {"gpu/uuid", "gpu/product_name", "gpu/fb_memory_usage/total", "gpu/ecc_mode/current_ecc", "gpu/mig_mode/current_mig"} <= real & ours
     assert not ours - real, "the stand-in has elements that this nvidia-smi has not"
+
+
+def test_the_stand_in_has_the_same_columns(tmp_path: Path) -> None:
+    """Every field that the stand-in knows is one of this nvidia-smi, under the same heading and with the same unit; so is what it says to another."""
+    (tmp_path / "smi.json").write_bytes((STANDIN.parent / "scenarios/healthy.json").read_bytes())
+
+    def ours(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(sys.executable, str(STANDIN), *arguments, NVIDIA_STANDIN_DIR=str(tmp_path))
+
+    known = [set(re.findall(r'"([\w.]+)"', done.stdout)) for done in (ours("--help-query-gpu"), run("nvidia-smi", "--help-query-gpu"))]
+    assert len(known[0]) > 20 and not known[0] - known[1]
+    query = [f"--query-gpu={','.join(sorted(known[0]))}", "--format=csv"]
+    assert ours(*query).stdout.splitlines()[0] == run("nvidia-smi", *query).stdout.splitlines()[0]
+    wrong = ["--query-gpu=no.such.field", "--format=csv"]
+    said = [(done.returncode, done.stdout) for done in (ours(*wrong), run("nvidia-smi", *wrong))]
+    assert said[0] == said[1]
 
 
 def test_csv_has_the_form_that_is_read() -> None:

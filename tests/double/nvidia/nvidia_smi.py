@@ -266,12 +266,14 @@ def csv(rows: list[dict[str, Any]], query: str, formats: str, fields: dict[str, 
     """The table of a query."""
     options = formats.split(",")
     if options[0] != "csv" or not set(options) <= {"csv", "noheader", "nounits"}:
-        raise invalid()
+        raise Failed("Format modifier is not recognized.\n", 2)
     names = [name.strip() for name in query.split(",")]
     for name in names:
         if not valid(name):
-            raise Failed(f'Field "{name}" is not a valid field to query.\n', 2)
-    columns = [(name, *fields[name if name in fields else ALIASES[name]]) for name in names]
+            raise Failed(f'Field "{name}" is not a valid field to query.\n\n', 2)
+    # a column is headed by the field's first name, whatever it was asked by
+    names = [name if name in fields else ALIASES[name] for name in names]
+    columns = [(name, *fields[name]) for name in names]
     lines = [] if "noheader" in options else [", ".join(f"{name} [{unit}]" if unit else name for name, unit, _value in columns)]
     for row in rows:
         cells = []
@@ -532,7 +534,9 @@ def with_mig(host: Host, selector: str | None) -> list[dict[str, Any]]:
 
 
 def mig_list(host: Host, selector: str | None) -> str:
-    """mig -lgi"""
+    """mig -lgi; where there is nothing to list, that is no failure."""
+    if not any(gpu["mig_current"] == "Enabled" for gpu in host.chosen(selector)):
+        return "No MIG-enabled devices found.\n"
     rows = [
         f"|  {gpu['index']:>2}  MIG {device['profile']:<12} {PROFILES[device['profile']][0]:>4} {device['id']:>8}  |\n"
         for gpu in with_mig(host, selector) for device in gpu["mig_devices"]
@@ -598,6 +602,8 @@ def options(arguments: list[str], values: dict[str, int]) -> dict[str, str]:
             name = LONG.get(name, name)
         else:
             value = rest.pop(0) if values.get(name) and rest else ""
+        if name not in values and name.startswith("-"):
+            raise Failed(f"ERROR: Option {name} is not recognized. Please run 'nvidia-smi -h'.\n\n", 255)
         if name not in values or name in found or bool(value) != bool(values[name]):
             raise invalid()
         found[name] = value
@@ -634,6 +640,8 @@ def ask(host: Host, arguments: list[str]) -> str:
     names = set(found)
     if not names and selector is None:
         return f"NVIDIA-SMI {host.library}  Driver Version: {host.loaded}  CUDA Version: {host.scenario.get('cuda_version', '13.0')}\n{list_gpus(host, None)}"
+    if names == {"-L"} and selector is not None:
+        raise Failed(f"ERROR: Option -i is not valid for this command. {HELP}\n\n", 2)
     if names == {"-L"}:
         return list_gpus(host, selector)
     if names == {"-q", "-x"}:
