@@ -165,8 +165,9 @@ def test_every_query_of_every_dashboard(name: str, dashboard: str, panel: str, q
         assert found or until(lambda: prometheus(name, "query", query=query)["result"], bool), query
 
 
-# said in docs/operations.md; and those that are empty while all is well, or in a container
-OPERATIONS = re.findall(r"```promql\n(.*?)\n```", (PROJECT / "docs/operations.md").read_text(encoding="utf-8"), re.S)
+# said in docs/operations; and those that are empty while all is well, or in a container
+PAGES = sorted((PROJECT / "docs/operations").glob("*.md"))
+OPERATIONS = [query for page in PAGES for query in re.findall(r"```promql\n(.*?)\n```", page.read_text(encoding="utf-8"), re.S)]
 EMPTY_HERE = ('status=~"5.."', "ollama_model_gpu_ratio < 1", "ALERTS", "ollama_gateway_rejected_total", "node_filesystem")
 
 

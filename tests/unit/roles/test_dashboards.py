@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT / "tests/rig"))
 import dashboards  # noqa: E402
 
 PROMTOOL = shutil.which("promtool", path=f"{ROOT}/.venv/prometheus/usr/bin:{os.environ['PATH']}")
-GUIDE = re.findall(r"```promql\n(.*?)\n```", (ROOT / "docs/operations.md").read_text(encoding="utf-8"), re.S)
+PAGES = sorted((ROOT / "docs/operations").glob("*.md"))
+GUIDE = [query for page in PAGES for query in re.findall(r"```promql\n(.*?)\n```", page.read_text(encoding="utf-8"), re.S)]
 QUERIES = [query for _dashboard, _panel, query in dashboards.queries()] + GUIDE
 
 

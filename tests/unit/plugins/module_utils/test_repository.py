@@ -205,7 +205,7 @@ def test_no_secret_is_on_a_command_line(rig: Rig, tmp_path: Path, monkeypatch: p
 
 @needs_restic
 def test_with_nothing_but_restic(rig: Rig, tmp_path: Path) -> None:
-    """As docs/operations.md says it: what is in a backup lies there by its digests, and the index beside it."""
+    """As docs/operations/backup.md says it: what is in a backup lies there by its digests, and the index beside it."""
     repository = restic(str(tmp_path / "repository"), tmp_path / "cache")
     repository.open(make=True)
     saved = rig.backup(repository)
