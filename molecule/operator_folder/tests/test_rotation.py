@@ -146,23 +146,23 @@ def test_site_agrees(host: Any) -> None:
     assert "changed=0" in said and host.service("nginx").is_running, said[-6000:]
 
 
-def served(address: str) -> str:
-    """The certificate that the gateway shows."""
-    return ssl.get_server_certificate((address, 443))
+def served(holder: Holder) -> str:
+    """The certificate that the gateway shows, which the authority signed."""
+    with holder.context.wrap_socket(socket.create_connection((holder.address, 443), timeout=10), server_hostname="box") as connection:
+        return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b"")
 
 
 def test_new_certificates_under_requests(host: Any, holder: Holder) -> None:
     """Another key and certificate of the same authority; no request fails, and the plan said so."""
-    address = holder.address
-    old, authority = served(address), (FLEET / "ca/ca.crt").read_text(encoding="utf-8")
+    old, authority = served(holder), (FLEET / "ca/ca.crt").read_text(encoding="utf-8")
     old_key = host.file("/etc/gpufleet/gateway/tls/server.key").sha256sum
     plan = run("gpufleet.ollama.rotate_certificates", "--check", "--diff")
-    assert "changed=0" not in plan and served(address) == old, plan[-6000:]
+    assert "changed=0" not in plan and served(holder) == old, plan[-6000:]
     said = run("gpufleet.ollama.rotate_certificates", "--diff")
-    new = served(address)
+    new = served(holder)
     time.sleep(1)
     holder.stop()
-    assert new != old and new == host.check_output("cat /etc/gpufleet/gateway/tls/server.crt") + "\n"
+    assert new != old and new.strip() == host.check_output("cat /etc/gpufleet/gateway/tls/server.crt").strip()
     assert host.file("/etc/gpufleet/gateway/tls/server.key").sha256sum != old_key and "PRIVATE KEY" not in said
     assert len(holder.answers) > 20 and set(holder.answers) == {200}, holder.answers
     assert (FLEET / "ca/ca.crt").read_text(encoding="utf-8") == authority
