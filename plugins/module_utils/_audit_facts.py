@@ -48,7 +48,7 @@ SHOWN = (
 # directives of nginx that say who gets in, and what is written down
 DIRECTIVES = (
     "listen", "server_name", "ssl_protocols", "ssl_certificate", "limit_req", "limit_req_zone", "auth_basic", "access_log", "log_format", "proxy_pass",
-    "rewrite_by_lua_block", "access_by_lua_block", "ssl_reject_handshake",
+    "ssl_reject_handshake",
 )
 # what holds keys and passwords; the second part is who may read it beside its owner
 SECRETS = (
@@ -272,10 +272,12 @@ def _name(ask: Callable[[int], Any], number: int) -> str:
 
 
 def nginx(root: str = "/") -> list[dict[str, Any]]:
-    """The directives that matter, in nginx's order. Of code in Lua only what module it calls."""
+    """The directives that matter, in nginx's order."""
     result = []
     for directive in _nginx_config.directives(root):
-        if directive.name not in DIRECTIVES:
+        # a line server names a host in an upstream; elsewhere it only opens a block
+        in_upstream = directive.name == "server" and directive.args and directive.context and directive.context[-1].startswith("upstream ")
+        if directive.name not in DIRECTIVES and not in_upstream:
             continue
         args = directive.args
         if directive.name == "proxy_pass":

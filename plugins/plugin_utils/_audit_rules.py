@@ -27,8 +27,15 @@ DAY = 86400
 OLLAMA_UNIT = r"ollama@.*\.service"
 _SERVERS = r"(ollama@.*|ollama_exporter|gpu_exporter|ollama-mirror|prometheus|prometheus-alertmanager|prometheus-node-exporter|grafana-server)\.service"
 _COLLECTORS = r"(alloy|promtail|vector|fluent-bit|filebeat|systemd-journal-upload|systemd-journal-remote|gpufleet-logs-(receiver|rsyslog))\.service"
+# what a unit of a fixed name is there for, as a group or a service of the inventory: others may be a distribution's own, stopped since nobody uses them
+_NEEDED_FOR = {
+    "nginx.service": "gateway", "ollama-mirror.service": "mirror", "prometheus.service": "monitoring", "ollama_exporter.service": "ollama_exporter",
+    "prometheus-node-exporter.service": "node_exporter", "prometheus-alertmanager.service": "Alertmanager", "grafana-server.service": "Grafana",
+}
 _VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
 _UNLIMITED = ("", "infinity", "[not set]", "18446744073709551615")
+# what the gateway's role writes: all else of nginx is somebody else's
+GATEWAY_FILE = "/etc/nginx/conf.d/gpufleet-gateway.conf"
 # what of a request or an answer may hold a prompt or a key
 _TELLING = re.compile(r"\$(request_body|args|query_string|arg_\w+|http_authorization|http_x_api_key|http_cookie|sent_http_\w*body)\b")
 _ALERTS = {"downtime": ("HostDown", "InstanceDown", "GatewayDown"), "error spikes": ("GatewayErrorRate", "GatewayErrorRateSlowBurn")}
@@ -53,10 +60,20 @@ def restart_policy(_fleet: Fleet, host: Host) -> Iterator[Finding]:
     if "ollama" in host.groups and not any(re.fullmatch(OLLAMA_UNIT, unit["name"]) for unit in found):
         yield Finding(host.name, "systemctl show 'ollama@*.service'", "no unit of an instance is there", False)
     for unit in found:
+        if not _needed(host, unit["name"]) and unit["active"] in ("inactive", "failed") and unit["enabled"] in ("disabled", "masked"):
+            answer = f"{unit['active']} and {unit['enabled']}, and nothing that the inventory wants of the host needs it"
+            yield Finding(host.name, f"systemctl show {unit['name']}", answer, None)
+            continue
         wanted = ("always",) if unit["name"].startswith("ollama@") else ("always", "on-failure", "on-abnormal")
         # an instance of a template says enabled, a unit that something else starts static
         good = unit["restart"] in wanted and unit["enabled"] in ("enabled", "enabled-runtime", "static")
         yield Finding(host.name, f"systemctl show {unit['name']}", f"Restart={unit['restart']}, UnitFileState={unit['enabled']}", good)
+
+
+def _needed(host: Host, unit: str) -> bool:
+    """Whether the host is to have a unit running."""
+    services = {service["name"] for service in host.wanted.get("services") or []}
+    return unit.startswith("ollama@") or _NEEDED_FOR.get(unit) in {*host.groups, *services}
 
 
 @on("ollama")
@@ -165,6 +182,18 @@ def _tls(fleet: Fleet, host: Host) -> Iterator[Finding]:
     for item in _protocols(host):
         good = not {"SSLv2", "SSLv3", "TLSv1", "TLSv1.0", "TLSv1.1"} & set(item["args"])
         yield Finding(host.name, _place(item), _line(item), good)
+    yield from _listens(fleet, host)
+
+
+def _listens(fleet: Fleet, host: Host) -> Iterator[Finding]:
+    """Every server that passes requests on to Ollama takes them over TLS only."""
+    lines = _directives(host, "listen")
+    for item in lines:
+        if item["server"] in _serving(fleet, host):
+            yield Finding(host.name, _place(item), _line(item), bool({"ssl", "quic"} & set(item["args"])))
+    for item in _to_ollama(fleet, host):
+        if item["server"] not in {line["server"] for line in lines}:
+            yield Finding(host.name, _place(item), f"{_line(item)}: its server has no line listen, so nginx takes port 80 without TLS", False)
 
 
 def _protocols(host: Host) -> list[dict[str, Any]]:
@@ -189,13 +218,27 @@ def _line(item: Mapping[str, Any]) -> str:
 
 def _serving(fleet: Fleet, host: Host) -> set[int]:
     """The numbers of nginx's servers that pass requests on to Ollama."""
-    return {item["server"] for item in _directives(host, "proxy_pass") if "gpufleet_ollama" in item["args"][0] or _to_instance(fleet, item["args"][0])}
+    return {item["server"] for item in _to_ollama(fleet, host)}
 
 
-def _to_instance(fleet: Fleet, target: str) -> bool:
-    ports = {str(instance["port"]) for host in fleet.hosts.values() for instance in host.wanted.get("instances") or []}
-    found = re.search(r":(\d+)(/|$)", target)
-    return bool(found and found[1] in ports)
+def _to_ollama(fleet: Fleet, host: Host) -> list[dict[str, Any]]:
+    """The lines proxy_pass that lead to Ollama: to the port of an instance, or to an upstream with one, of which the gateway's own is chosen in Lua."""
+    ports = {str(instance["port"]) for other in fleet.hosts.values() for instance in other.wanted.get("instances") or []}
+    names = {"gpufleet_ollama"}
+    for item in _directives(host, "server"):
+        if item["context"] and item["context"][-1].startswith("upstream ") and _port_of(item["args"][0]) in ports:
+            names.add(item["context"][-1].split()[1])
+    return [item for item in _directives(host, "proxy_pass") if _port_of(item["args"][0]) in ports or _name_of(item["args"][0]) in names]
+
+
+def _port_of(target: str) -> str:
+    found = re.search(r":(\d+)(?=[/$]|$)", target)
+    return found[1] if found else ""
+
+
+def _name_of(target: str) -> str:
+    found = re.match(r"(?:https?://)?([^/:$]+)", target)
+    return found[1] if found else ""
 
 
 def authentication(fleet: Fleet) -> Iterator[Finding]:
@@ -210,9 +253,9 @@ def _authentication(fleet: Fleet, host: Host) -> Iterator[Finding]:
     for asker, where, answers in fleet.answers(host):
         for name, what in (("no_key", "GET /api/tags without a key"), ("wrong_key", "GET /api/tags with a key that nobody has")):
             yield Finding(host.name, f"{asker}: {what} at {where}", _status(answers[name]), answers[name]["status"] == 401)
-    for item in _directives(host, "proxy_pass"):
-        # a site of somebody else that leads to an instance, past the keys
-        if _to_instance(fleet, item["args"][0]) and "gpufleet_ollama" not in item["args"][0]:
+    for item in _to_ollama(fleet, host):
+        # a site of somebody else, which asks for no key
+        if item["file"] != GATEWAY_FILE:
             yield Finding(host.name, _place(item), f"{_line(item)}: it leads to Ollama past the gateway's keys", False)
 
 

@@ -72,7 +72,8 @@ FILES = {
     "etc/ollama/proxied.env": f'HTTPS_PROXY="http://me:{SECRETS[0]}@proxy:3128"\n',
     "etc/nginx/nginx.conf": (
         "http { server { listen 443 ssl; ssl_certificate /etc/c.crt; ssl_certificate_key /etc/c.key; "
-        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} }}"
+        f"access_by_lua_block {{ local key = '{SECRETS[1]}' }} "
+        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} upstream mine {{ server 10.0.0.5:11434; }} }}"
     ),
     "etc/c.key": "-----BEGIN PRIVATE KEY-----\n",
     "etc/gpufleet/backup/restic-password": SECRETS[0],
@@ -199,6 +200,8 @@ def test_no_secret_leaves_the_host(host: Path, run_module: RunModule, prometheus
         {"kind": "oauth2", "name": "oauth2", "classes": ["chat"], "rate": None, "burst": None, "max_context": None, "max_predict": None, "keys": 0},
     ]
     assert ["http://10.0.0.5:11434/"] in [item["args"] for item in facts["nginx"]]
+    # the block of a server is none of an upstream
+    assert [(item["args"], item["context"]) for item in facts["nginx"] if item["name"] == "server"] == [(["10.0.0.5:11434"], ["http", "upstream mine"])]
     text = json.dumps(facts)
     assert all(secret not in text for secret in SECRETS) and "PRIVATE KEY" not in text
     assert facts["prometheus"]["alertmanagers"] == ["10.0.0.1:9093/api/v2/alerts"]

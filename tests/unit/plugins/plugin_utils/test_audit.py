@@ -133,6 +133,16 @@ def no_rules_either(found: Data) -> None:
 
 
 SITE = {**directive(3, "proxy_pass", "http://10.0.0.11:11434", server=7), "file": "/etc/nginx/sites-enabled/other"}
+OTHER_SITE = "/etc/nginx/sites-enabled/other"
+
+
+def site(target: str, *lines: Data, listen: tuple[str, ...] = ("8082",)) -> Break:
+    """Somebody else's site on the gateway, which passes requests on."""
+    own = [directive(1, "listen", *listen, server=7), directive(2, "proxy_pass", target, server=7)]
+    return nginx(*({**line, "file": OTHER_SITE} for line in [*own, *lines]))
+
+
+UPSTREAM = {**directive(9, "server", "10.0.0.11:11434", "max_fails=3", server=-1), "context": ["http", "upstream mine"]}
 BACKUP = {"name": "ollama_backup_last_success_timestamp_seconds", "labels": "", "path": "b.prom"}
 SWAP = [{"path": "/dev/sda2", "size": 8 << 30, "used": 1 << 30}]
 DRILL = {"name": "ollama_backup_drill_success", "labels": "", "path": "b.prom"}
@@ -145,6 +155,8 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("restart-policy", of_unit("gpu1", 0, restart="on-failure"), "gpu1", "Restart=on-failure"),
     ("restart-policy", of_unit("gw", 0, enabled="disabled"), "gw", "UnitFileState=disabled"),
     ("restart-policy", part("gpu1", "units", []), "gpu1", "no unit of an instance"),
+    ("restart-policy", of_unit("gw", 0, enabled="disabled", active="inactive"), "gw", "UnitFileState=disabled"),
+    ("restart-policy", of_unit("gpu1", 0, enabled="disabled", active="inactive"), "gpu1", "UnitFileState=disabled"),
     ("persistent-storage", instance(filesystem="tmpfs", device="tmpfs", mount="/srv/models"), "gpu1", "/srv/models from tmpfs"),
     ("resource-limits", of_unit("gpu1", 0, memory_max="infinity"), "gpu1", "MemoryMax=infinity"),
     ("resource-limits", of_unit("gpu1", 0, cpu_quota="infinity"), "gpu1", "CPUQuotaPerSecUSec=infinity"),
@@ -159,10 +171,16 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("tls", old_tls("accepted"), "gw", "accepted"),
     ("tls", nginx(directive(4, "ssl_protocols", "TLSv1.1", "TLSv1.2"), without=("ssl_protocols",)), "gw", "ssl_protocols TLSv1.1 TLSv1.2"),
     ("tls", nginx(directive(9, "ssl_protocols", "TLSv1", server=-1), directive(9, "listen", "443", "ssl", server=4)), "gw", "ssl_protocols TLSv1"),
+    ("tls", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 1 listen 8082"),
+    ("tls", site("http://mine", UPSTREAM), "gw", "listen 8082"),
+    ("tls", nginx({**SITE, "server": 9}), "gw", "has no line listen"),
     ("tls", without("gw"), "gpu1", "there is no gateway, and Ollama listens on 10.0.0.11:11434"),
     ("authentication", answer("no_key", status=200), "gw", "status 200"),
     ("authentication", answer("wrong_key", status=200), "gw", "status 200"),
     ("authentication", nginx(SITE), "gw", "past the gateway's keys"),
+    ("authentication", site("http://mine", UPSTREAM), "gw", "http://mine: it leads to Ollama past"),
+    ("authentication", site("http://10.0.0.11:11434$request_uri"), "gw", "past the gateway's keys"),
+    ("authentication", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 2"),
     ("authentication", without("gw"), "gpu1", "there is no gateway"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="0.0.0.0"), "gpu1", "listens on 0.0.0.0:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::"), "gpu1", "listens on [::]:11434"),
@@ -376,6 +394,11 @@ def test_not_applicable(row: str, change: Break) -> None:
         ("not-root", of_unit("gw", 0, uid=0)),
         ("model-sizes", lambda found: facts(found, "gpu2")["units"][0].update(memory_max="infinity")),
         ("restart-policy", lambda found: facts(found, "gpu1")["units"].append(unit("ollama_backup.service", type="oneshot", restart="no", enabled="static"))),
+        # a distribution's own, which a mirror's host has stopped: it only needs the program
+        ("restart-policy", lambda found: facts(found, "gpu1")["units"].append(unit("nginx.service", active="inactive", enabled="disabled", restart="no"))),
+        ("restart-policy", of_unit("gw", 2, active="inactive", enabled="disabled", restart="no")),
+        # a site that leads elsewhere
+        ("authentication", site("http://127.0.0.1:3000$request_uri")), ("tls", site("http://other/")),
         # of a host that was not reached nothing is claimed
         ("restart-policy", unreached),
     ],
