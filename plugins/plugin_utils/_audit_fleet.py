@@ -8,11 +8,12 @@ Everything that comes from hosts is hostile input: it is shown as text, and noth
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
-
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 NOT_REACHED = "it was not reached, or a task before this one failed"
 
 
@@ -87,7 +88,8 @@ class Fleet:
         """What a gateway answered: who asked, where (address:port), and the answers by request."""
         for item in self.gateways:
             if item["host"] == host.name:
-                yield item["from"], f"{item['name']} at {item['address']}:{item['port']}", item["answers"]
+                address = f"[{item['address']}]" if ":" in item["address"] else item["address"]
+                yield item["from"], f"{item['name']} at {address}:{item['port']}", item["answers"]
 
     def prometheus(self) -> Iterator[tuple[Host, Mapping[str, Any]]]:
         """The hosts with a Prometheus, and what it said. Raises Missing for the first that could not be asked."""
@@ -115,6 +117,20 @@ def on(*groups: str) -> Callable[[HostCheck], Check]:
         return every
 
     return decorate
+
+
+def address_of(text: str) -> Address:
+    """An address; one of IPv4 that a socket of IPv6 has is that of IPv4."""
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def service_at(services: Iterable[Mapping[str, Any]], port: int) -> dict[str, Any] | None:
+    """What the inventory has on a port (see audit_wanted()): the name, and everybody who may reach it by any of its services."""
+    found = [service for service in services if service["port"] <= port <= service.get("last", service["port"])]
+    if not found:
+        return None
+    return {"name": found[0]["name"], **{key: [item for service in found for item in service[key]] for key in ("peers", "networks")}}
 
 
 def bytes_text(count: float | None) -> str:

@@ -11,7 +11,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import NOT_REACHED, Finding, Fleet, Host, Missing, bytes_text, on
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import (
+    NOT_REACHED,
+    Finding,
+    Fleet,
+    Host,
+    Missing,
+    address_of,
+    bytes_text,
+    on,
+    service_at,
+)
 
 # how exposed a unit of the collection may be, of 10; systemd calls less than 5.1 medium, less than 2 ok
 MAX_EXPOSURE = 4.0
@@ -33,6 +43,7 @@ _NEEDED_FOR = {
     "prometheus-node-exporter.service": "node_exporter", "prometheus-alertmanager.service": "Alertmanager", "grafana-server.service": "Grafana",
 }
 _VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
+_CARRIERS = ipaddress.ip_network("100.64.0.0/10")
 _UNLIMITED = ("", "infinity", "[not set]", "18446744073709551615")
 # what the gateway's role writes: all else of nginx is somebody else's
 GATEWAY_FILE = "/etc/nginx/conf.d/gpufleet-gateway.conf"
@@ -136,8 +147,10 @@ def bound(_fleet: Fleet, host: Host) -> Iterator[Finding]:
         if not of_ollama:
             continue
         answer = f"{socket['command'] or 'a process'} of {socket['unit'] or 'no unit'} listens on {_at(socket)}"
-        address = ipaddress.ip_address(socket["address"])
-        yield Finding(host.name, "/proc/net/tcp", answer, not address.is_unspecified and (address.is_private or address.is_loopback))
+        address = address_of(socket["address"])
+        # Python calls the network of carriers (RFC 6598), which VPNs use too, neither private nor global
+        internal = address.is_private or address.is_loopback or address in _CARRIERS
+        yield Finding(host.name, "/proc/net/tcp", answer, not address.is_unspecified and internal)
 
 
 def _at(socket: Mapping[str, Any]) -> str:
@@ -157,7 +170,7 @@ def _without_gateway(fleet: Fleet) -> Iterator[Finding]:
     for host in fleet.group("ollama"):
         open_sockets = [
             _at(socket) for socket in (host.facts or {}).get("sockets") or []
-            if socket["unit"].startswith("ollama@") and not ipaddress.ip_address(socket["address"]).is_loopback
+            if socket["unit"].startswith("ollama@") and not address_of(socket["address"]).is_loopback
         ]
         if open_sockets:
             yield Finding(host.name, "groups of the inventory, /proc/net/tcp", f"there is no gateway, and Ollama listens on {', '.join(open_sockets)}", False)
@@ -252,11 +265,16 @@ def authentication(fleet: Fleet) -> Iterator[Finding]:
 def _authentication(fleet: Fleet, host: Host) -> Iterator[Finding]:
     for asker, where, answers in fleet.answers(host):
         for name, what in (("no_key", "GET /api/tags without a key"), ("wrong_key", "GET /api/tags with a key that nobody has")):
-            yield Finding(host.name, f"{asker}: {what} at {where}", _status(answers[name]), answers[name]["status"] == 401)
+            yield Finding(host.name, f"{asker}: {what} at {where}", _status(answers[name]), _unless_limited(answers[name], 401))
     for item in _to_ollama(fleet, host):
         # a site of somebody else, which asks for no key
         if item["file"] != GATEWAY_FILE:
             yield Finding(host.name, _place(item), f"{_line(item)}: it leads to Ollama past the gateway's keys", False)
+
+
+def _unless_limited(found: Mapping[str, Any], *good: int) -> bool | None:
+    """Whether an answer is good; one of the rate limit says nothing."""
+    return None if found["status"] == 429 else found["status"] in good
 
 
 @on("gateway")
@@ -328,30 +346,34 @@ def network_acl(fleet: Fleet, host: Host) -> Iterator[Finding]:
         port = instance["port"]
         own = [socket for socket in host.part("sockets") if socket["port"] == port]
         seen = [item for item in fleet.ports if item["host"] == host.name and item["port"] == port]
-        if own and all(ipaddress.ip_address(socket["address"]).is_loopback for socket in own):
+        if own and all(address_of(socket["address"]).is_loopback for socket in own):
             yield Finding(host.name, "/proc/net/tcp", f"{_at(own[0])}: loopback, which no other host reaches", True)
-        elif seen:
-            yield from (_seen(host, item) for item in seen)
-        else:
+            continue
+        found = [_seen(host, item) for item in seen]
+        yield from found
+        if all(finding.good is None for finding in found):
             yield _by_rules(host, port)
 
 
 def _seen(host: Host, item: Mapping[str, Any]) -> Finding:
-    asked = f"{item['from']}: connect to {item['address']}:{item['port']} ({item['service'] or 'of no service of the inventory'})"
+    asked = f"{item['from']}: connect to {_at(item)} ({item['service'] or 'of no service of the inventory'})"
     if item.get("source") == item["address"]:
         return Finding(host.name, asked, f"{item['from']} has this address, too, and asked itself", None)
     if _may(host, item):
         return Finding(host.name, asked, f"{item['answer']}; {item['source']} is in a network that may", None)
+    if item["answer"] in ("silent", "unreachable") and item["control"] not in ("open", "refused"):
+        answer = f"{item['answer']}, and so is SSH on port {item['ssh_port']}: {item['from']} may have no way to it"
+        return Finding(host.name, asked, answer, None)
     # any other answer is an error of who asked, which proves nothing
     return Finding(host.name, asked, item["answer"], {"open": False, "refused": True, "silent": True, "unreachable": True}.get(item["answer"]))
 
 
 def _may(host: Host, item: Mapping[str, Any]) -> bool:
     """Whether who asked may reach the port: the plan asks only those who may not by their name, and here is their address."""
-    service = next((service for service in host.wanted.get("services") or [] if service["port"] == item["port"]), None)
+    service = service_at(host.wanted.get("services") or [], item["port"])
     if not service or not item.get("source"):
         return False
-    return any(ipaddress.ip_address(item["source"]) in ipaddress.ip_network(network, strict=False) for network in service["networks"])
+    return any(address_of(item["source"]) in ipaddress.ip_network(network, strict=False) for network in service["networks"])
 
 
 def _by_rules(host: Host, port: int) -> Finding:
@@ -380,7 +402,7 @@ def model_access(fleet: Fleet, host: Host) -> Iterator[Finding]:
     yield Finding(host.name, "/etc/gpufleet/gateway/clients.json", answer, bool(clients) and len(admins) < len(clients))
     for asker, where, answers in fleet.answers(host):
         found = answers["no_key_pull"]
-        yield Finding(host.name, f"{asker}: GET /api/pull without a key at {where}", _status(found), found["status"] in (401, 403, 404, 405))
+        yield Finding(host.name, f"{asker}: GET /api/pull without a key at {where}", _status(found), _unless_limited(found, 401, 403, 404, 405))
 
 
 @on("gateway")

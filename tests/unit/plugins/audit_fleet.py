@@ -7,6 +7,8 @@ from typing import Any
 
 NOW = 1_800_000_000.0
 DAY = 86400
+# what comes of a port behind a packet filter
+SILENT = {"answer": "silent", "control": "open", "source": "10.0.0.99"}
 CONF = "/etc/nginx/conf.d/gpufleet-gateway.conf"
 
 
@@ -180,7 +182,7 @@ def data() -> dict[str, Any]:
         "hosts": {"gw": gateway(), "gpu1": ollama("gpu1", "10.0.0.11", 2), "gpu2": ollama("gpu2", "10.0.0.12", 0)},
         "probes": {
             "ports": [
-                {"host": host, "from": asker, "address": address, "port": port, "service": service, "answer": "silent", "source": "10.0.0.99"}
+                {"host": host, "from": asker, "address": address, "port": port, "service": service, "ssh_port": 22, **SILENT}
                 for host, asker, address, port, service in seen
             ],
             "gateways": [{"host": "gw", "from": "gpu1", "address": "10.0.0.1", "port": 443, "name": "llm.example.org", "answers": answers()}],

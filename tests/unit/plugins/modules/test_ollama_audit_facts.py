@@ -73,7 +73,8 @@ FILES = {
     "etc/nginx/nginx.conf": (
         "http { server { listen 443 ssl; ssl_certificate /etc/c.crt; ssl_certificate_key /etc/c.key; "
         f"access_by_lua_block {{ local key = '{SECRETS[1]}' }} "
-        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} upstream mine {{ server 10.0.0.5:11434; }} }}"
+        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} "
+        "upstream mine { server 10.0.0.5:11434; } }"
     ),
     "etc/c.key": "-----BEGIN PRIVATE KEY-----\n",
     "etc/gpufleet/backup/restic-password": SECRETS[0],

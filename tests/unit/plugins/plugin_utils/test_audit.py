@@ -85,6 +85,11 @@ def port(number: int, value: str, **more: Any) -> Break:
     return lambda found: found["probes"]["ports"][number].update(answer=value, **more)
 
 
+def also(number: int, **values: Any) -> Break:
+    """A port was asked at another address, too."""
+    return lambda found: found["probes"]["ports"].append({**found["probes"]["ports"][number], **values})
+
+
 def nginx(*lines: Data, without: tuple[str, ...] = ()) -> Break:
     """The gateway's nginx has other lines."""
     def change(found: Data) -> None:
@@ -144,6 +149,10 @@ def site(target: str, *lines: Data, listen: tuple[str, ...] = ("8082",)) -> Brea
 
 UPSTREAM = {**directive(9, "server", "10.0.0.11:11434", "max_fails=3", server=-1), "context": ["http", "upstream mine"]}
 BACKUP = {"name": "ollama_backup_last_success_timestamp_seconds", "labels": "", "path": "b.prom"}
+OPENED = [
+    {"name": "Prometheus", "port": 9090, "peers": [], "networks": []},
+    {"name": "extra rule tcp 9000-9099", "port": 9000, "last": 9099, "peers": [], "networks": ["10.9.0.0/24"]},
+]
 SWAP = [{"path": "/dev/sda2", "size": 8 << 30, "used": 1 << 30}]
 DRILL = {"name": "ollama_backup_drill_success", "labels": "", "path": "b.prom"}
 
@@ -185,6 +194,7 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="0.0.0.0"), "gpu1", "listens on 0.0.0.0:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::"), "gpu1", "listens on [::]:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="8.8.8.8", pid=0, unit="", command=""), "gpu1", "a process of no unit"),
+    ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:8.8.8.8"), "gpu1", "8.8.8.8"),
     ("rate-limiting", nginx(without=("limit_req",)), "gw", "has no limit_req"),
     ("rate-limiting", nginx(without=("limit_req_zone",)), "gw", "a zone that is not there"),
     ("rate-limiting", nginx(without=("proxy_pass",)), "gw", "nginx passes nothing on"),
@@ -195,6 +205,9 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("logs-without-prompts", variable("OLLAMA_DEBUG_LOG_REQUESTS", "no"), "gpu1", "OLLAMA_DEBUG_LOG_REQUESTS=no"),
     ("logs-without-prompts", nginx(directive(1, "log_format", "gw", "$request_body"), without=("log_format",)), "gw", "has $request_body"),
     ("network-acl", port(0, "open"), "gpu1", "open"),
+    # who asked had no way to the host, so that the rules must do as evidence
+    ("network-acl", both(port(0, "silent", control="silent"), part("gpu1", "firewall", {"loaded": True, "rules": [], "problem": ""})), "gpu1", "no rule drops"),
+    ("network-acl", also(0, answer="open", address="fd00::11"), "gpu1", "[fd00::11]"),
     ("network-acl", no_rules_either, "gpu1", "No such file or directory"),
     ("network-acl", both(no_probes, part("gpu1", "firewall", {"loaded": True, "rules": [], "problem": ""})), "gpu1", "no rule drops"),
     ("model-access", part("gw", "clients", [{"kind": "client", "name": "a", "classes": ["admin"], "keys": 1}]), "gw", "a of 1 with the class admin"),
@@ -308,6 +321,11 @@ NOT_APPLICABLE: list[tuple[str, Break]] = [
     ("network-acl", no_ollama), ("model-access", without("gw")), ("audit-log", without("gw")), ("other-ports", no_probes),
     # a host may reach what the inventory lets its network reach
     ("other-ports", port(2, "open", source="10.9.0.4")),
+    ("other-ports", both(wanted("gw", services=OPENED), port(2, "open", source="10.9.0.4"))),
+    # who asked had no way to the host
+    ("other-ports", port(2, "silent", control="unreachable")), ("other-ports", port(2, "[Errno 101] Network is unreachable", control="")),
+    # the limit of the gateway, which says nothing of keys
+    ("authentication", both(answer("no_key", status=429), answer("wrong_key", status=429))),
     # a bridge that every host with containers has: who asked met himself
     ("other-ports", port(2, "open", address="172.17.0.1", source="172.17.0.1")),
     ("other-ports", port(2, "[Errno -2] Name or service not known")),
@@ -378,6 +396,11 @@ def test_not_applicable(row: str, change: Break) -> None:
 @pytest.mark.parametrize(
     ("row", "change"),
     [
+        ("network-acl", port(0, "silent", control="silent")),
+        ("network-acl", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:127.0.0.1")),
+        ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="100.64.0.7")),
+        ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:10.0.0.11")),
+        ("model-access", answer("no_key_pull", status=429)),
         # nobody could try, and the rules say that it is closed
         ("network-acl", no_probes),
         ("network-acl", lambda found: facts(found, "gpu1")["sockets"][0].update(address="127.0.0.1")),
