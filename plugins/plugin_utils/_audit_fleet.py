@@ -42,7 +42,7 @@ class Host:
         self.groups: list[str] = list(item.get("groups") or [])
         self.wanted: Mapping[str, Any] = item.get("wanted") or {}
         self.facts: Mapping[str, Any] | None = item.get("facts")
-        # why there are no facts at all
+        # why there are no facts at all, or why it could not ask others
         self.problem: str = str(item.get("problem") or "")
 
     def part(self, name: str) -> Any:
@@ -67,7 +67,7 @@ class Host:
 
 
 class Fleet:
-    """The hosts, what other hosts saw of them, and the time (seconds since 1970)."""
+    """The hosts of the play, what other hosts saw of them, the groups of the whole inventory, and the time (seconds since 1970)."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.now: float = data["now"]
@@ -75,6 +75,7 @@ class Fleet:
         probes = data.get("probes") or {}
         self.ports: list[Mapping[str, Any]] = list(probes.get("ports") or [])
         self.gateways: list[Mapping[str, Any]] = list(probes.get("gateways") or [])
+        self.inventory: Mapping[str, list[str]] = data["inventory"]
 
     def group(self, *names: str) -> list[Host]:
         """The hosts of any of these groups that were looked at."""
@@ -82,7 +83,15 @@ class Fleet:
 
     def has_group(self, name: str) -> bool:
         """Whether the inventory has a host in a group."""
-        return any(name in host.groups for host in self.hosts.values())
+        return bool(self.inventory.get(name))
+
+    def is_outside(self, name: str) -> bool:
+        """Whether the inventory has hosts in a group, and this run with C(--limit) none of them."""
+        return self.has_group(name) and not any(name in host.groups for host in self.hosts.values())
+
+    def is_left_out(self, host: str) -> bool:
+        """Whether a host is in the inventory and not in this run."""
+        return host not in self.hosts and any(host in hosts for hosts in self.inventory.values())
 
     def answers(self, host: Host) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """What a gateway answered: who asked, where (address:port), and the answers by request."""

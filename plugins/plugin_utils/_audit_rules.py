@@ -60,6 +60,8 @@ def reached(fleet: Fleet) -> Iterator[Finding]:
         if host.facts is None:
             yield Finding(host.name, "connect to the host", host.problem or NOT_REACHED, False)
             continue
+        if host.problem:
+            yield Finding(host.name, "ask other hosts", host.problem, False)
         problems = host.facts.get("problems") or {}
         yield Finding(host.name, "look at the host", "; ".join(f"{part}: {why}" for part, why in problems.items()) or "all parts were read", not problems)
 
@@ -160,9 +162,25 @@ def _at(socket: Mapping[str, Any]) -> str:
 
 def tls(fleet: Fleet) -> Iterator[Finding]:
     """Clients get TLS 1.2 or newer, and nothing without it."""
+    yield from _gateways_not_asked(fleet)
+    yield from _tls(fleet)
+
+
+def _gateways_not_asked(fleet: Fleet) -> Iterator[Finding]:
+    """Why there are no answers of a gateway: what nobody could look at proves nothing."""
     if not fleet.has_group("gateway"):
         yield from _without_gateway(fleet)
-    yield from _tls(fleet)
+    elif fleet.is_outside("gateway"):
+        yield _outside("gateway")
+    for host in fleet.hosts.values():
+        if "gateway" in host.groups and host.facts is None:
+            yield Finding(host.name, "look at the gateway", host.problem or NOT_REACHED, False)
+        elif "gateway" in host.groups and not list(fleet.answers(host)):
+            yield Finding(host.name, "ask the gateway", "no host could ask it", False)
+
+
+def _outside(group: str) -> Finding:
+    return Finding("", "groups of the inventory", f"the hosts of the group {group} are outside of --limit", None)
 
 
 def _without_gateway(fleet: Fleet) -> Iterator[Finding]:
@@ -256,8 +274,7 @@ def _name_of(target: str) -> str:
 
 def authentication(fleet: Fleet) -> Iterator[Finding]:
     """Nobody without a good key gets anything of Ollama."""
-    if not fleet.has_group("gateway"):
-        yield from _without_gateway(fleet)
+    yield from _gateways_not_asked(fleet)
     yield from _authentication(fleet)
 
 
@@ -476,6 +493,8 @@ def several_instances(fleet: Fleet) -> Iterator[Finding]:
     """One instance may be down without anybody noticing."""
     if not fleet.has_group("gateway"):
         yield Finding("", "groups of the inventory", "there is no gateway that could choose among instances", False)
+    elif fleet.is_outside("gateway"):
+        yield _outside("gateway")
     yield from _several(fleet)
 
 
@@ -618,7 +637,14 @@ def _prometheus(fleet: Fleet) -> Iterator[tuple[Host, Mapping[str, Any] | None, 
     """Each Prometheus that answers; for the others, or where there is none, the evidence that says so."""
     if not fleet.has_group("monitoring"):
         yield Host("", {}), None, Finding("", "groups of the inventory", "there is no host in the group monitoring", False)
-    for host in fleet.group("monitoring"):
+    elif fleet.is_outside("monitoring"):
+        yield Host("", {}), None, _outside("monitoring")
+    for host in fleet.hosts.values():
+        if "monitoring" not in host.groups:
+            continue
+        if host.facts is None:
+            yield host, None, Finding(host.name, "ask Prometheus", host.problem or NOT_REACHED, False)
+            continue
         try:
             found = host.part("prometheus")
         except Missing as error:
@@ -640,7 +666,11 @@ def health_monitored(fleet: Fleet) -> Iterator[Finding]:
         for target in found["targets"]:
             if target["health"] != "up":
                 asked = f"GET {found['url']}/api/v1/targets"
-                yield Finding(host.name, asked, f"{target['job']} of {target['host']} is {target['health']}: {target['error']}", False)
+                answer = f"{target['job']} of {target['host']} is {target['health']}: {target['error']}"
+                if fleet.is_left_out(target["host"]):
+                    yield Finding(host.name, asked, f"{answer}; the host is outside of --limit", None)
+                else:
+                    yield Finding(host.name, asked, answer, False)
         health = {(sample["labels"].get("host"), sample["labels"].get("ollama_instance")): sample["value"] for sample in _samples(found, "health")}
         for name, instance in sorted(wanted):
             value = health.get((name, instance))

@@ -180,6 +180,7 @@ def data() -> dict[str, Any]:
     return copy.deepcopy({
         "now": NOW,
         "hosts": {"gw": gateway(), "gpu1": ollama("gpu1", "10.0.0.11", 2), "gpu2": ollama("gpu2", "10.0.0.12", 0)},
+        "inventory": {"ollama": ["gpu1", "gpu2"], "gateway": ["gw"], "monitoring": ["gw"]},
         "probes": {
             "ports": [
                 {"host": host, "from": asker, "address": address, "port": port, "service": service, "ssh_port": 22, **SILENT}

@@ -115,15 +115,40 @@ def query(name: str, value: Any) -> Break:
 def without(*hosts: str) -> Break:
     """Hosts are not in the inventory."""
     def change(found: Data) -> None:
+        limited(*hosts)(found)
+        found["inventory"] = {group: [name for name in names if name not in hosts] for group, names in found["inventory"].items()}
+    return change
+
+
+def limited(*hosts: str) -> Break:
+    """Hosts are not in the play, by --limit."""
+    def change(found: Data) -> None:
         for host in hosts:
             del found["hosts"][host]
         found["probes"] = {kind: [item for item in items if item["host"] not in hosts] for kind, items in found["probes"].items()}
     return change
 
 
-def unreached(found: Data) -> None:
-    """gpu2 could not be connected to."""
-    found["hosts"]["gpu2"].update(facts=None, problem="Connection timed out")
+def unreached(found: Data, host: str = "gpu2") -> None:
+    """A host could not be connected to."""
+    found["hosts"][host].update(facts=None, problem="Connection timed out")
+
+
+def no_gateway_reached(found: Data) -> None:
+    """The gateway could not be connected to, and so nobody asked it."""
+    unreached(found, "gw")
+    found["probes"]["gateways"] = []
+
+
+def no_gateway_asked(found: Data) -> None:
+    """The host that was to ask the gateway failed."""
+    found["probes"]["gateways"] = []
+
+
+def no_monitoring(found: Data) -> None:
+    """No host is in the group monitoring."""
+    found["hosts"]["gw"].update(groups=["gateway"])
+    found["inventory"]["monitoring"] = []
 
 
 def no_probes(found: Data) -> None:
@@ -159,6 +184,8 @@ DRILL = {"name": "ollama_backup_drill_success", "labels": "", "path": "b.prom"}
 # row, what is broken, the host of the evidence, and what it says
 FAILS: list[tuple[str, Break, str, str]] = [
     ("hosts-reached", unreached, "gpu2", "Connection timed out"),
+    # it fell out between two tasks
+    ("hosts-reached", lambda found: found["hosts"]["gpu2"].update(problem="Connection reset"), "gpu2", "ask other hosts Connection reset"),
     ("hosts-reached", part("gpu1", "problems", {"gpu": "no such device"}), "gpu1", "gpu: no such device"),
     ("restart-policy", of_unit("gpu1", 0, restart="no"), "gpu1", "Restart=no"),
     ("restart-policy", of_unit("gpu1", 0, restart="on-failure"), "gpu1", "Restart=on-failure"),
@@ -183,6 +210,8 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("tls", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 1 listen 8082"),
     ("tls", site("http://mine", UPSTREAM), "gw", "listen 8082"),
     ("tls", nginx({**SITE, "server": 9}), "gw", "has no line listen"),
+    ("tls", no_gateway_reached, "gw", "Connection timed out"),
+    ("tls", no_gateway_asked, "gw", "no host could ask it"),
     ("tls", without("gw"), "gpu1", "there is no gateway, and Ollama listens on 10.0.0.11:11434"),
     ("authentication", answer("no_key", status=200), "gw", "status 200"),
     ("authentication", answer("wrong_key", status=200), "gw", "status 200"),
@@ -190,6 +219,8 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("authentication", site("http://mine", UPSTREAM), "gw", "http://mine: it leads to Ollama past"),
     ("authentication", site("http://10.0.0.11:11434$request_uri"), "gw", "past the gateway's keys"),
     ("authentication", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 2"),
+    ("authentication", no_gateway_reached, "gw", "Connection timed out"),
+    ("authentication", no_gateway_asked, "gw", "no host could ask it"),
     ("authentication", without("gw"), "gpu1", "there is no gateway"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="0.0.0.0"), "gpu1", "listens on 0.0.0.0:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::"), "gpu1", "listens on [::]:11434"),
@@ -247,7 +278,9 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("health-monitored", query("health", []), "gw", "no sample"),
     ("health-monitored", prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "refused"}]), "gw", "gpu2 is down: refused"),
     ("health-monitored", prometheus("targets", None), "gw", "no answer"),
-    ("health-monitored", lambda found: found["hosts"]["gw"].update(groups=["gateway"]), "", "no host in the group monitoring"),
+    ("health-monitored", no_monitoring, "", "no host in the group monitoring"),
+    ("health-monitored", no_gateway_reached, "gw", "Connection timed out"),
+    ("health-monitored", prometheus("targets", [{"job": "own", "host": "", "health": "down", "error": "x"}]), "gw", "own of  is down"),
     ("latency-errors", query("gateways", []), "gw", "no sample"),
     ("latency-errors", lambda found: facts(found, "gw").pop("prometheus"), "gw", "was not looked at"),
     ("dashboards", lambda found: facts(found, "gw")["requests"].pop("grafana"), "gw", "Grafana is not wanted"),
@@ -334,11 +367,22 @@ NOT_APPLICABLE: list[tuple[str, Break]] = [
     ("backup", only_registries), ("models-locked", no_models), ("time-sync", containers), ("swap", containers), ("model-sizes", no_models),
     ("context-length", no_ollama), ("num-parallel", no_ollama), ("keep-alive", no_ollama), ("gpus", no_gpus),
 ]
+GROUP_OF = {"tls": "gateway", "authentication": "gateway", "several-instances": "gateway"}
 # every fleet has hosts with disks and units, and needs to be watched and balanced
 ALWAYS = {
     "hosts-reached", "restart-policy", "health-checks", "several-instances", "disk", "configuration", "health-monitored", "latency-errors", "dashboards",
     "alerts", "logs",
 }
+
+
+@pytest.mark.parametrize("row", ["tls", "authentication", "several-instances", "health-monitored", "latency-errors", "dashboards", "alerts"])
+def test_outside_of_the_limit(row: str) -> None:
+    """What the inventory has and the play has not is neither good nor bad."""
+    other = data()
+    limited("gw")(other)
+    found = rows(other)[row]
+    assert found["verdict"] == _audit.NOT_APPLICABLE
+    assert [item["answer"] for item in found["evidence"]] == [f"the hosts of the group {GROUP_OF.get(row, 'monitoring')} are outside of --limit"]
 
 
 def test_both_lists_are_there_whole() -> None:
@@ -401,6 +445,8 @@ def test_not_applicable(row: str, change: Break) -> None:
         ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="100.64.0.7")),
         ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:10.0.0.11")),
         ("model-access", answer("no_key_pull", status=429)),
+        # a host that is taken out of the run for a while
+        ("health-monitored", both(limited("gpu2"), prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "x"}]))),
         # nobody could try, and the rules say that it is closed
         ("network-acl", no_probes),
         ("network-acl", lambda found: facts(found, "gpu1")["sockets"][0].update(address="127.0.0.1")),
