@@ -67,11 +67,12 @@ def _context(**options: Any) -> ssl.SSLContext:
 
 
 def ask(address: str, number: int, name: str, path: str, headers: Mapping[str, str] | None = None, tls: bool = True) -> dict[str, Any]:
-    """A GET on a connection of its own: status (0: no answer), the start of the body, version of TLS, not_after of the certificate, or problem.
+    """A GET on a connection of its own: status (0: no answer), the start of the body, version of TLS, not_after of the certificate, the id of
+    the configuration that a gateway names, or problem.
 
     Args: C(name) is the name that the gateway is called by, in TLS and in the header Host.
     """
-    result: dict[str, Any] = {"status": 0, "body": "", "tls": "", "not_after": 0.0, "problem": ""}
+    result: dict[str, Any] = {"status": 0, "body": "", "tls": "", "not_after": 0.0, "config": "", "problem": ""}
     called = f"[{name}]" if ":" in name else name
     try:
         with contextlib.ExitStack() as stack:
@@ -85,6 +86,7 @@ def ask(address: str, number: int, name: str, path: str, headers: Mapping[str, s
             connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
             response = stack.enter_context(contextlib.closing(HTTPResponse(connection, method="GET")))
             response.begin()
+            result["config"] = response.getheader("X-Gateway-Config", "")
             result.update(status=response.status, body=response.read(MAX_BODY).decode("utf-8", "replace"))
     except (OSError, HTTPException) as error:
         result["problem"] = str(error) or type(error).__name__

@@ -98,7 +98,7 @@ gateways:
       port: 443
       name: llm.example.org
       answers:
-        no_key: {status: 401, body: '{"error":"..."}', tls: TLSv1.3, not_after: 1830000000.0, problem: ""}
+        no_key: {status: 401, body: '{"error":"..."}', tls: TLSv1.3, not_after: 1830000000.0, config: "", problem: ""}
         old_tls: refused
 """
 

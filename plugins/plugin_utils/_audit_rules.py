@@ -30,6 +30,8 @@ MIN_CERTIFICATE_DAYS = 14
 MAX_KEY_DAYS = 365
 MIN_FREE = 0.05
 MAX_BACKUP_HOURS = 36
+# as the alert BackupDrillTooOld says
+MAX_DRILL_DAYS = 40
 # of weights: what a context and the program itself need beside them
 ROOM_BESIDE_WEIGHTS = 1.1
 DAY = 86400
@@ -48,7 +50,7 @@ _UNLIMITED = ("", "infinity", "[not set]", "18446744073709551615")
 # what the gateway's role writes: all else of nginx is somebody else's
 GATEWAY_FILE = "/etc/nginx/conf.d/gpufleet-gateway.conf"
 # what of a request or an answer may hold a prompt or a key
-_TELLING = re.compile(r"\$(request_body|args|query_string|arg_\w+|http_authorization|http_x_api_key|http_cookie|sent_http_\w*body)\b")
+_TELLING = re.compile(r"\$\{?(request_body|args|query_string|arg_\w+|http_authorization|http_x_api_key|http_cookie|sent_http_\w*body)\b")
 _ALERTS = {"downtime": ("HostDown", "InstanceDown", "GatewayDown"), "error spikes": ("GatewayErrorRate", "GatewayErrorRateSlowBurn")}
 
 
@@ -538,14 +540,23 @@ def warm_up(_fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 def backup(fleet: Fleet) -> Iterator[Finding]:
     """What no registry has is backed up, and the way back was tried."""
-    drills = [(host, item) for host in fleet.group() for item in (host.facts or {}).get("textfile") or [] if item["name"] == "ollama_backup_drill_success"]
     yield from _backup(fleet)
-    if not any("custom" in host.wanted and host.wanted["custom"] for host in fleet.group("ollama")) and not drills:
+    drills = _figures(fleet, "ollama_backup_drill_success")
+    if not any(host.wanted.get("custom") for host in fleet.group("ollama")) and not drills:
         return
     for host, item in drills:
-        yield Finding(host.name, f"{item['path']}: ollama_backup_drill_success{item['labels']}", f"{item['value']:g}", item["value"] == 1)
+        yield Finding(host.name, f"{item['path']}: {item['name']}{item['labels']}", f"{item['value']:g}", item["value"] == 1)
+    for host, item in _figures(fleet, "ollama_backup_drill_last_success_timestamp_seconds"):
+        days = (fleet.now - item["value"]) / DAY
+        answer = f"{days:.0f} days ago" if item["value"] else "never"
+        yield Finding(host.name, f"{item['path']}: {item['name']}{item['labels']}", answer, days <= MAX_DRILL_DAYS)
     if not drills:
         yield Finding("", "ollama_backup_drill_success of all hosts", "no host has it: no backup was ever restored for a try", False)
+
+
+def _figures(fleet: Fleet, name: str) -> list[tuple[Host, Mapping[str, Any]]]:
+    """What the hosts give Prometheus of backups, by the name of the metric."""
+    return [(host, item) for host in fleet.group() for item in (host.facts or {}).get("textfile") or [] if item["name"] == name]
 
 
 @on("ollama")
@@ -620,7 +631,7 @@ def disk(_fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 
 @on()
-def configuration_runs(_fleet: Fleet, host: Host) -> Iterator[Finding]:
+def configuration_runs(fleet: Fleet, host: Host) -> Iterator[Finding]:
     """What runs is what the files say."""
     for unit in host.part("units"):
         if unit["stale"]:
@@ -628,7 +639,27 @@ def configuration_runs(_fleet: Fleet, host: Host) -> Iterator[Finding]:
     for unit in host.units(rf"{_SERVERS}|nginx\.service"):
         if unit["enabled"] == "enabled" and unit["active"] != "active":
             yield Finding(host.name, f"systemctl show {unit['name']}", f"enabled at boot, and {unit['active']} now", False)
+    yield from _old_configuration(fleet, host)
     yield Finding(host.name, "systemctl show", f"{len(host.part('units'))} units looked at", True)
+
+
+def _old_configuration(fleet: Fleet, host: Host) -> Iterator[Finding]:
+    """Instances and gateways that were not started or reloaded since their files were written: each names the id of what it runs."""
+    for unit in host.units(OLLAMA_UNIT):
+        running = unit["environment"].get("GPUFLEET_CONFIG_ID", "")
+        # the environment of a process may not be seen
+        if unit["configured"] and unit["environment"] and running != unit["configured"]:
+            path = f"/etc/ollama/{unit['name'].partition('@')[2].removesuffix('.service')}.env"
+            answer = f"{unit['configured']}, and the process of {unit['name']} runs with {running or 'none'}"
+            yield Finding(host.name, f"GPUFLEET_CONFIG_ID in {path}", answer, False)
+    if "gateway" not in host.groups:
+        return
+    configured = host.part("gateway_config")
+    for asker, where, answers in fleet.answers(host):
+        running = answers["health"]["config"]
+        if configured and running and running != configured:
+            answer = f"X-Gateway-Config: {running}, and /etc/gpufleet/gateway/clients.json has {configured}"
+            yield Finding(host.name, f"{asker}: GET https://{where}/health", answer, False)
 
 
 # -- monitoring -----------------------------------------------------------------

@@ -46,6 +46,7 @@ class Gateway(BaseHTTPRequestHandler):
         type(self).limited = self.limited and not limited
         self.send_response(200 if self.path == "/health" else 429 if limited else 401)
         self.send_header("Content-Length", "3")
+        self.send_header("X-Gateway-Config", "c0ffee")
         self.end_headers()
         self.wfile.write(b"{}\n")
 
@@ -102,6 +103,7 @@ def test_gateway(serve: Callable[..., int], run_module: Callable[..., dict[str, 
     assert found == place
     assert (answers["health"]["status"], answers["no_key"]["status"], answers["wrong_key"]["status"], answers["no_key_pull"]["status"]) == (200, 401, 401, 401)
     assert answers["health"]["tls"] in ("TLSv1.2", "TLSv1.3") and answers["health"]["not_after"] == END.timestamp()
+    assert answers["health"]["config"] == "c0ffee" and answers["plain"]["config"] == ""
     assert answers["plain"]["status"] == 0 and answers["wrong_host"]["status"] == 0 and answers["wrong_host"]["problem"]
     assert answers["old_tls"] == "refused"
     # no answer could be had with it

@@ -179,6 +179,7 @@ OPENED = [
     {"name": "extra rule tcp 9000-9099", "port": 9000, "last": 9099, "peers": [], "networks": ["10.9.0.0/24"]},
 ]
 SWAP = [{"path": "/dev/sda2", "size": 8 << 30, "used": 1 << 30}]
+DRILLED = {"name": "ollama_backup_drill_last_success_timestamp_seconds", "labels": "", "path": "b.prom"}
 DRILL = {"name": "ollama_backup_drill_success", "labels": "", "path": "b.prom"}
 
 # row, what is broken, the host of the evidence, and what it says
@@ -235,6 +236,7 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("logs-without-prompts", variable("OLLAMA_DEBUG", "1"), "gpu1", "OLLAMA_DEBUG=1"),
     ("logs-without-prompts", variable("OLLAMA_DEBUG_LOG_REQUESTS", "no"), "gpu1", "OLLAMA_DEBUG_LOG_REQUESTS=no"),
     ("logs-without-prompts", nginx(directive(1, "log_format", "gw", "$request_body"), without=("log_format",)), "gw", "has $request_body"),
+    ("logs-without-prompts", nginx(directive(1, "log_format", "gw", "x=${request_body}y"), without=("log_format",)), "gw", "has $request_body"),
     ("network-acl", port(0, "open"), "gpu1", "open"),
     # who asked had no way to the host, so that the rules must do as evidence
     ("network-acl", both(port(0, "silent", control="silent"), part("gpu1", "firewall", {"loaded": True, "rules": [], "problem": ""})), "gpu1", "no rule drops"),
@@ -264,6 +266,7 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("backup", part("gpu1", "textfile", []), "gpu1", "no backup was made of bot:latest"),
     ("backup", part("gpu1", "textfile", [{**BACKUP, "value": NOW - 3 * DAY}]), "gpu1", "72 hours ago"),
     ("backup", part("gpu1", "textfile", [{**DRILL, "value": 0.0}]), "gpu1", "0"),
+    ("backup", part("gpu1", "textfile", [{**DRILL, "value": 1.0}, {**DRILLED, "value": NOW - 41 * DAY}]), "gpu1", "41 days ago"),
     ("backup", everywhere("textfile", [{**BACKUP, "value": NOW}]), "", "restored for a try"),
     ("models-locked", model(stale=True), "gpu1", "the lock wants another one"),
     ("models-locked", model(stale=None), "gpu1", "no lock pins it"),
@@ -274,6 +277,9 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("swap", both(of_unit("gpu1", 0, memory_swap_max="infinity"), part("gpu1", "swap", SWAP)), "gpu1", "/dev/sda2: 1.0 GiB of 8.0 GiB used"),
     ("disk", part("gpu1", "disks", [{"path": "/srv", "size": 100 << 30, "free": 1 << 30}]), "gpu1", "1.0 GiB of 100.0 GiB free, 1%"),
     ("configuration", of_unit("gpu1", 0, stale=True), "gpu1", "NeedDaemonReload=yes"),
+    ("configuration", of_unit("gpu1", 0, configured="decade"), "gpu1", "default.env decade, and the process of ollama@default.service runs with c0ffee"),
+    ("configuration", variable("GPUFLEET_CONFIG_ID", None), "gpu1", "runs with none"),
+    ("configuration", answer("health", config="old"), "gw", "X-Gateway-Config: old, and /etc/gpufleet/gateway/clients.json has beef"),
     ("configuration", of_unit("gpu1", 0, active="failed"), "gpu1", "failed now"),
     ("health-monitored", query("health", []), "gw", "no sample"),
     ("health-monitored", prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "refused"}]), "gw", "gpu2 is down: refused"),
@@ -445,6 +451,9 @@ def test_not_applicable(row: str, change: Break) -> None:
         ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="100.64.0.7")),
         ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:10.0.0.11")),
         ("model-access", answer("no_key_pull", status=429)),
+        # nobody may see the environment of the process, or the gateway says nothing, which other rows are about
+        ("configuration", of_unit("gpu1", 0, environment={})), ("configuration", answer("health", config="")),
+        ("backup", lambda found: facts(found, "gpu1")["textfile"].append({**DRILLED, "value": NOW - 39 * DAY})),
         # a host that is taken out of the run for a while
         ("health-monitored", both(limited("gpu2"), prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "x"}]))),
         # nobody could try, and the rules say that it is closed
