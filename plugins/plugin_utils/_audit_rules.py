@@ -270,7 +270,7 @@ def _port_of(target: str) -> str:
 
 
 def _name_of(target: str) -> str:
-    found = re.match(r"(?:https?://)?([^/:$]+)", target)
+    found = re.match(r"(?:[^/]+://)?([^/:$]+)", target)
     return found[1] if found else ""
 
 

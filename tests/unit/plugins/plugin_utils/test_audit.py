@@ -219,6 +219,7 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("authentication", nginx(SITE), "gw", "past the gateway's keys"),
     ("authentication", site("http://mine", UPSTREAM), "gw", "http://mine: it leads to Ollama past"),
     ("authentication", site("http://10.0.0.11:11434$request_uri"), "gw", "past the gateway's keys"),
+    ("authentication", site("$scheme://mine$request_uri", UPSTREAM), "gw", "past the gateway's keys"),
     ("authentication", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 2"),
     ("authentication", no_gateway_reached, "gw", "Connection timed out"),
     ("authentication", no_gateway_asked, "gw", "no host could ask it"),
