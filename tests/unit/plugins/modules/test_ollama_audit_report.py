@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import yaml
 from audit_fleet import answers, data
 
 from ansible_collections.gpufleet.ollama.plugins.action import ollama_audit_report
@@ -81,6 +82,19 @@ def test_groups_outside_of_the_play(tmp_path: Path) -> None:
     hostvars = variables()
     result = run({host: hostvars[host] for host in ("gpu1", "gpu2")}, path=str(tmp_path))
     assert "tls" not in result["failed_rows"] and "health-monitored" not in result["failed_rows"]
+
+
+@pytest.mark.parametrize("name", ["audit", "status"])
+def test_a_report_is_begun_before_a_host_is_connected_to(tmp_path: Path, name: str) -> None:
+    """Where all hosts fail the play ends at once: then this is what is left, and no report of an earlier run."""
+    [play] = yaml.safe_load((Path(__file__).resolve().parents[4] / f"playbooks/{name}.yml").read_text(encoding="utf-8"))
+    first = play["tasks"][0]
+    assert play["gather_facts"] is False and first["run_once"]
+    options = {key: value for key, value in first["gpufleet.ollama.ollama_audit_report"].items() if key in ("name", "checklist")}
+    result = run({"gw": {"group_names": ["gateway"]}, "gpu1": {"group_names": ["ollama"]}}, path=str(tmp_path), **options)
+    assert Path(result["paths"][0]).name == f"{name}.html"
+    assert {"hosts-reached", "tls", "authentication"} <= set(result["failed_rows"]) or name == "status"
+    assert any("gpu1 (ollama): it was not reached" in line for line in result["table"])
 
 
 def test_secrets_that_are_words_of_the_report(tmp_path: Path) -> None:
