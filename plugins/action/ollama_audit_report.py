@@ -15,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _audit_plan, _audit_report
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import NOT_REACHED
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import FLEET_GROUPS
 
 ARGUMENT_SPEC: dict[str, Any] = {
@@ -57,23 +58,34 @@ class ActionModule(ActionBase):
         args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)[1]
         hostvars = (task_vars or {})["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
-        data = {"now": time.time(), "hosts": {host: self._host(hostvars[host]) for host in hosts}, "probes": self._probes(hostvars, hosts)}
-        report = _audit_report.scrubbed(_audit_report.build(data, args["title"], args["checklist"]), self._secrets(hostvars, hosts))
+        groups = (task_vars or {})["groups"]
+        data = {
+            "now": time.time(),
+            "hosts": {host: self._host(hostvars[host], args["checklist"]) for host in hosts},
+            "probes": self._probes(hostvars, hosts),
+            # with --limit the play has not all of them
+            "inventory": {group: list(groups.get(group) or []) for group in FLEET_GROUPS},
+        }
+        judged = _audit_report.build(data, args["title"], args["checklist"])
+        failed = [row["id"] for row in judged["rows"] if row["verdict"] == "fail" and row["priority"] == "required"]
+        report = _audit_report.scrubbed(judged, self._secrets(hostvars, hosts))
         directory = os.path.abspath(args["path"])
         try:
             paths = _audit_report.write(directory, args["name"], report)
         except OSError as error:
             return {"failed": True, "changed": False, "msg": f"cannot write the report to {directory}: {error.strerror}"}
-        failed = [row["id"] for row in report["rows"] if row["verdict"] == "fail" and row["priority"] == "required"]
         return {"changed": False, "paths": paths, "table": _audit_report.table(report), "summary": report["summary"], "failed_rows": failed}
 
     @staticmethod
-    def _host(values: Mapping[str, Any]) -> dict[str, Any]:
-        """What was found of a host."""
-        look = values.get("__audit_look") or {}
+    def _host(values: Mapping[str, Any], checklist: bool) -> dict[str, Any]:
+        """What was found of a host. One that failed when it was to ask others has facts, and a problem all the same."""
+        look, seen = (values.get(name) or {} for name in ("__audit_look", "__audit_seen"))
         groups = [group for group in FLEET_GROUPS if group in (values.get("group_names") or [])]
         facts = look.get("facts")
-        return {"groups": groups, "facts": facts, "wanted": values.get("__audit_wanted") or {}, "problem": "" if facts else str(look.get("msg") or "")}
+        problem = "" if facts else str(look.get("msg") or "")
+        if facts and checklist and "ports" not in seen:
+            problem = str(seen.get("msg") or NOT_REACHED)
+        return {"groups": groups, "facts": facts, "wanted": values.get("__audit_wanted") or {}, "problem": problem}
 
     @staticmethod
     def _probes(hostvars: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

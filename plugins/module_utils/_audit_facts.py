@@ -17,6 +17,7 @@ import pwd
 import re
 import stat
 import time
+from http.client import HTTPException
 from typing import Any, Callable, Mapping
 from urllib.parse import urlencode
 
@@ -48,7 +49,7 @@ SHOWN = (
 # directives of nginx that say who gets in, and what is written down
 DIRECTIVES = (
     "listen", "server_name", "ssl_protocols", "ssl_certificate", "limit_req", "limit_req_zone", "auth_basic", "access_log", "log_format", "proxy_pass",
-    "rewrite_by_lua_block", "access_by_lua_block", "ssl_reject_handshake",
+    "ssl_reject_handshake",
 )
 # what holds keys and passwords; the second part is who may read it beside its owner
 SECRETS = (
@@ -71,7 +72,7 @@ def gather(options: Options) -> dict[str, Any]:
     """All facts, by part; C(problems) is part -> why it could not be looked at. C(options) are those of module C(ollama_audit_facts)."""
     root = options["root_dir"]
     parts: dict[str, Callable[[], Any]] = {
-        "units": lambda: units([f"ollama@{wanted['name']}.service" for wanted in options["instances"]], options["sandbox"]),
+        "units": lambda: units([f"ollama@{wanted['name']}.service" for wanted in options["instances"]], options["sandbox"], root),
         "sockets": sockets,
         "instances": lambda: [instance(wanted, options["lock"]) for wanted in options["instances"]],
         "memory": lambda: memory(root),
@@ -80,6 +81,7 @@ def gather(options: Options) -> dict[str, Any]:
         "secrets": lambda: secrets(root),
         "nginx": lambda: nginx(root),
         "clients": lambda: clients(root),
+        "gateway_config": lambda: gateway_config(root),
         "certificates": lambda: certificates(root),
         "time": clock,
         "swap": lambda: swap(root),
@@ -96,14 +98,15 @@ def gather(options: Options) -> dict[str, Any]:
             continue
         try:
             facts[name] = look()
-        except (OSError, ValueError, KeyError, OllamaError, _units.UnitError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, HTTPException, OllamaError, _units.UnitError) as error:
+            # what a file or a server says may have any form
             facts["problems"][name] = str(error) or type(error).__name__
     return facts
 
 
 # -- units and processes --------------------------------------------------------
 
-def units(names: list[str], with_exposure: bool = True) -> list[dict[str, Any]]:
+def units(names: list[str], with_exposure: bool = True, root: str = "/") -> list[dict[str, Any]]:
     """The units of the fleet that are there: their properties, the user of their process, and how exposed they are (0 to 10, None: not measured).
 
     C(names) are those of the instances: systemd finds no unit by a pattern that is stopped and that nobody needs.
@@ -112,10 +115,10 @@ def units(names: list[str], with_exposure: bool = True) -> list[dict[str, Any]]:
     found = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
     known = {values["Id"]: values for values in found if values.get("Id") and values.get("LoadState") not in ("not-found", None)}
     levels = exposure([name for name in known if SANDBOXED.fullmatch(name)]) if with_exposure else {}
-    return [{**_unit(values), "exposure": levels.get(name)} for name, values in sorted(known.items())]
+    return [{**_unit(values, root), "exposure": levels.get(name)} for name, values in sorted(known.items())]
 
 
-def _unit(values: Mapping[str, str]) -> dict[str, Any]:
+def _unit(values: Mapping[str, str], root: str) -> dict[str, Any]:
     pid = values.get("MainPID", "0")
     try:
         uid: int | None = os.stat(f"/proc/{pid}").st_uid if pid != "0" else None
@@ -139,7 +142,14 @@ def _unit(values: Mapping[str, str]) -> dict[str, Any]:
         "stale": values.get("NeedDaemonReload") == "yes",
         "result": values.get("Result", ""),
         "environment": {key: environment[key] for key in SHOWN if key in environment},
+        "configured": _configured(os.path.join(root, "etc/ollama", f"{name[len('ollama@'):-len('.service')]}.env")) if name.startswith("ollama@") else "",
     }
+
+
+def _configured(path: str) -> str:
+    """The id of the configuration that a file of variables names; nothing else of it, since it may hold passwords."""
+    found = re.search(rf'^{_units.CONFIG_VARIABLE}="?([^"\s]*)"?$', _probe.read(path), re.M)
+    return found[1] if found else ""
 
 
 def exposure(names: list[str]) -> dict[str, float]:
@@ -245,9 +255,9 @@ def secrets(root: str = "/") -> list[dict[str, Any]]:
     for path in glob.glob(os.path.join(root, "etc/ollama/*.env")):
         if _IN_ENVIRONMENT.search(_probe.read(path)):
             wanted[path] = ""
-    for directive in _nginx_config.directives(root):
-        if directive.name == "ssl_certificate_key" and directive.args:
-            wanted.setdefault(os.path.join(root, directive.args[0].lstrip("/")), "")
+    for path in _nginx_files("ssl_certificate_key", root):
+        # a key that was given may be for a group, as Debian's ssl-cert
+        wanted.setdefault(os.path.join(root, path.lstrip("/")), "" if path.startswith("/etc/gpufleet/") else "group")
     result = []
     for path, also in sorted(wanted.items()):
         try:
@@ -264,6 +274,13 @@ def secrets(root: str = "/") -> list[dict[str, Any]]:
     return result
 
 
+def _nginx_files(name: str, root: str) -> list[str]:
+    """The files that the directives of a name give, each once. Values that are no path, or that only a request makes one, are left out."""
+    values = [item.args[0] for item in _nginx_config.directives(root) if item.name == name and item.args]
+    paths = [os.path.join("/etc/nginx", value) for value in values if "$" not in value and not value.startswith(("data:", "engine:", "store:"))]
+    return list(dict.fromkeys(paths))
+
+
 def _name(ask: Callable[[int], Any], number: int) -> str:
     try:
         return str(ask(number)[0])
@@ -272,10 +289,12 @@ def _name(ask: Callable[[int], Any], number: int) -> str:
 
 
 def nginx(root: str = "/") -> list[dict[str, Any]]:
-    """The directives that matter, in nginx's order. Of code in Lua only what module it calls."""
+    """The directives that matter, in nginx's order."""
     result = []
     for directive in _nginx_config.directives(root):
-        if directive.name not in DIRECTIVES:
+        # a line server names a host in an upstream; elsewhere it only opens a block
+        in_upstream = directive.name == "server" and directive.args and directive.context and directive.context[-1].startswith("upstream ")
+        if directive.name not in DIRECTIVES and not in_upstream:
             continue
         args = directive.args
         if directive.name == "proxy_pass":
@@ -298,11 +317,16 @@ def clients(root: str = "/") -> list[dict[str, Any]]:
     return [{"kind": kind, **{key: item.get(key) for key in kept}, "keys": len(item.get("keys") or [])} for kind, item in everybody]
 
 
+def gateway_config(root: str = "/") -> str:
+    """The id of the configuration that the gateway's files are of; its answers say which one runs."""
+    found = re.search(r'"config_id":\s*"([^"]*)"', _probe.read(os.path.join(root, "etc/gpufleet/gateway/clients.json")))
+    return found[1] if found else ""
+
+
 def certificates(root: str = "/") -> list[dict[str, Any]]:
     """When the certificates end that nginx names: path and not_after (seconds since 1970), or problem."""
-    paths = dict.fromkeys(item.args[0] for item in _nginx_config.directives(root) if item.name == "ssl_certificate" and item.args)
     result = []
-    for path in paths:
+    for path in _nginx_files("ssl_certificate", root):
         try:
             result.append({"path": path, "not_after": _der.pem_not_after(_probe.read(os.path.join(root, path.lstrip("/")))), "problem": ""})
         except ValueError as error:
@@ -350,6 +374,8 @@ def journal(root: str = "/") -> dict[str, Any]:
             values.update({key: value or "" for key, value in parser.items("Journal")})
     storage = values.get("Storage") or "auto"
     rsyslog = "\n".join(_probe.read(path) for path in glob.glob(os.path.join(root, "etc/rsyslog.d/*.conf")))
+    # a comment sends nothing
+    rsyslog = re.sub(r"(^|\s)#.*", "", rsyslog)
     on_disk = os.path.isdir(os.path.join(root, "var/log/journal"))
     return {
         "storage": storage,
@@ -389,11 +415,12 @@ def request(url: str) -> dict[str, Any]:
     try:
         response = open_url(url, timeout=ANSWER_SECONDS, use_proxy=False, validate_certs=False, follow_redirects="none")
         status, body = response.getcode(), response.read(MAX_ANSWER)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
+        # what answers may be no server of HTTP
         status = getattr(error, "code", 0)
         body = error.read(MAX_ANSWER) if status else b""  # type: ignore[attr-defined]
         if not status:
-            return {"url": url, "status": 0, "json": None, "problem": str(getattr(error, "reason", error))}
+            return {"url": url, "status": 0, "json": None, "problem": str(getattr(error, "reason", error)) or type(error).__name__}
     try:
         return {"url": url, "status": status, "json": json.loads(body), "problem": ""}
     except ValueError:
@@ -417,7 +444,7 @@ class Prometheus:
                 url_password=self.password or None, force_basic_auth=bool(self.user),
             )
             answer = json.loads(response.read(MAX_ANSWER))
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise ValueError(f"GET {self.url}/api/v1/{path}: {error}") from None
         if answer.get("status") != "success":
             raise ValueError(f"GET {self.url}/api/v1/{path}: {answer.get('error', 'no success')}")
@@ -436,7 +463,7 @@ def prometheus(options: Options) -> dict[str, Any]:
     def keep(name: str, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             result["problems"][name] = str(error)
             return None
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import socket
 import ssl
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException, HTTPResponse
@@ -20,10 +21,13 @@ from typing import Any, Callable, Mapping
 from ansible_collections.gpufleet.ollama.plugins.module_utils import _der
 
 SECONDS = 3.0
-# a firewall of routers and hosts says it by ICMP, one of nftables most often not at all
-_REFUSED = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable", errno.ENETUNREACH: "unreachable"}
+# a firewall of routers and hosts says it by ICMP, one of nftables most often not at all; that it knows no way a host says of itself
+_REFUSED = {errno.ECONNREFUSED: "refused", errno.EHOSTUNREACH: "unreachable"}
+# as long as the slowest limits of a gateway need for another request
+RETRY_SECONDS = 1.0
 _THREADS = 32
 MAX_BODY = 4096
+TOO_MANY = 429
 # what no gateway has a key for
 WRONG_KEY = "audit-of-a-key-that-nobody-has-0000000000"
 WRONG_HOST = "no-such-name.invalid"
@@ -63,11 +67,13 @@ def _context(**options: Any) -> ssl.SSLContext:
 
 
 def ask(address: str, number: int, name: str, path: str, headers: Mapping[str, str] | None = None, tls: bool = True) -> dict[str, Any]:
-    """A GET on a connection of its own: status (0: no answer), the start of the body, version of TLS, not_after of the certificate, or problem.
+    """A GET on a connection of its own: status (0: no answer), the start of the body, version of TLS, not_after of the certificate, the id of
+    the configuration that a gateway names, or problem.
 
     Args: C(name) is the name that the gateway is called by, in TLS and in the header Host.
     """
-    result: dict[str, Any] = {"status": 0, "body": "", "tls": "", "not_after": 0.0, "problem": ""}
+    result: dict[str, Any] = {"status": 0, "body": "", "tls": "", "not_after": 0.0, "config": "", "problem": ""}
+    called = f"[{name}]" if ":" in name else name
     try:
         with contextlib.ExitStack() as stack:
             connection: Any = stack.enter_context(socket.create_connection((address, number), timeout=SECONDS))
@@ -76,10 +82,11 @@ def ask(address: str, number: int, name: str, path: str, headers: Mapping[str, s
                 result["tls"] = connection.version()
                 with contextlib.suppress(ValueError):
                     result["not_after"] = _der.not_after(connection.getpeercert(True) or b"")
-            lines = [f"GET {path} HTTP/1.1", *(f"{key}: {value}" for key, value in {"Host": name, "Connection": "close", **(headers or {})}.items())]
+            lines = [f"GET {path} HTTP/1.1", *(f"{key}: {value}" for key, value in {"Host": called, "Connection": "close", **(headers or {})}.items())]
             connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
             response = stack.enter_context(contextlib.closing(HTTPResponse(connection, method="GET")))
             response.begin()
+            result["config"] = response.getheader("X-Gateway-Config", "")
             result.update(status=response.status, body=response.read(MAX_BODY).decode("utf-8", "replace"))
     except (OSError, HTTPException) as error:
         result["problem"] = str(error) or type(error).__name__
@@ -112,7 +119,13 @@ def gateway(address: str, number: int, name: str) -> dict[str, Any]:
 
     def get(path: str, key: str = "", **more: Any) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return ask(address, number, more.pop("as_name", name), path, headers, **more)
+        called = more.pop("as_name", name)
+        found = ask(address, number, called, path, headers, **more)
+        if found["status"] == TOO_MANY:
+            # a client without a key has a limit, and this is what it may be for
+            time.sleep(RETRY_SECONDS)
+            found = ask(address, number, called, path, headers, **more)
+        return found
 
     return {
         "health": get("/health"),
@@ -126,12 +139,24 @@ def gateway(address: str, number: int, name: str) -> dict[str, Any]:
 
 
 def probe(ports: list[dict[str, Any]], gateways: list[dict[str, Any]]) -> dict[str, Any]:
-    """The module's result: C(ports) each with its answer, C(gateways) each with its answers. All are asked at once, a gateway one request after the other."""
+    """The module's result: C(ports) each with its answer, C(gateways) each with its answers. All are asked at once, a gateway one request after the other.
+
+    Where nothing comes back from a port, that of SSH is asked too: without an answer from it either, there is no way to the host, and silence says
+    nothing.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        ask_port: Callable[[dict[str, Any]], str] = lambda item: port(item["address"], item["port"])
         ask_gateway: Callable[[dict[str, Any]], dict[str, Any]] = lambda item: gateway(item["address"], item["port"], item["name"])
-        found_ports, found_gateways = pool.map(ask_port, ports), pool.map(ask_gateway, gateways)
+        found_gateways = pool.map(ask_gateway, gateways)
+        answers = list(pool.map(lambda item: port(item["address"], item["port"]), ports))
+        doubtful = list({(item["address"], item["ssh_port"]) for item, answer in zip(ports, answers) if answer in ("silent", "unreachable")})
+        controls = dict(zip(doubtful, pool.map(lambda place: port(*place), doubtful)))
         return {
-            "ports": [{**item, "answer": answer, "source": source(item["address"], item["port"])} for item, answer in zip(ports, found_ports)],
+            "ports": [
+                {
+                    **item, "answer": answer, "control": controls.get((item["address"], item["ssh_port"]), ""),
+                    "source": source(item["address"], item["port"]),
+                }
+                for item, answer in zip(ports, answers)
+            ],
             "gateways": [{**item, "answers": answers} for item, answers in zip(gateways, found_gateways)],
         }

@@ -10,7 +10,7 @@ short_description: See which ports of a fleet answer this host, and what its gat
 version_added: 0.1.0
 description:
   - Opens a connection to each port and closes it again. Sends each gateway half a dozen requests, none of which has a key that is good.
-  - Changes nothing. It never sends enough to meet a rate limit.
+  - Changes nothing. A gateway whose rate limit the requests meet is asked once more after a second.
 author:
   - gpufleet.ollama contributors (@gpufleet)
 attributes:
@@ -43,6 +43,10 @@ options:
         description: TCP port.
         type: int
         required: true
+      ssh_port:
+        description: Port of the host's SSH. It is asked too where nothing comes back from O(ports[].port), so that silence is told from no way to the host.
+        type: int
+        default: 22
   gateways:
     description: The gateways.
     type: list
@@ -77,12 +81,12 @@ EXAMPLES = r"""
 RETURN = r"""
 ports:
   description:
-    - O(ports), each with the C(answer) - V(open), V(refused), V(silent), V(unreachable), or an error - and C(source), the address of this host that
-      the other one sees.
+    - O(ports), each with the C(answer) - V(open), V(refused), V(silent), V(unreachable), or an error - C(control), the same of the
+      SSH port (empty when it was not asked), and C(source), the address of this host that the other one sees.
   type: list
   elements: dict
   returned: success
-  sample: [{host: gpu2, service: Ollama, address: 10.0.0.12, port: 11434, answer: silent, source: 10.0.0.11}]
+  sample: [{host: gpu2, service: Ollama, address: 10.0.0.12, port: 11434, ssh_port: 22, answer: silent, control: open, source: 10.0.0.11}]
 gateways:
   description: O(gateways), each with its answers by the name of the request, and whether TLS 1.1 was refused.
   type: list
@@ -94,7 +98,7 @@ gateways:
       port: 443
       name: llm.example.org
       answers:
-        no_key: {status: 401, body: '{"error":"..."}', tls: TLSv1.3, not_after: 1830000000.0, problem: ""}
+        no_key: {status: 401, body: '{"error":"..."}', tls: TLSv1.3, not_after: 1830000000.0, config: "", problem: ""}
         old_tls: refused
 """
 
@@ -112,7 +116,9 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {**place, "service": {"type": "str", "default": ""}, "port": {"type": "int", "required": True}},
+                "options": {
+                    **place, "service": {"type": "str", "default": ""}, "port": {"type": "int", "required": True}, "ssh_port": {"type": "int", "default": 22},
+                },
             },
             "gateways": {
                 "type": "list",

@@ -8,11 +8,12 @@ Everything that comes from hosts is hostile input: it is shown as text, and noth
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
-
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 NOT_REACHED = "it was not reached, or a task before this one failed"
 
 
@@ -41,7 +42,7 @@ class Host:
         self.groups: list[str] = list(item.get("groups") or [])
         self.wanted: Mapping[str, Any] = item.get("wanted") or {}
         self.facts: Mapping[str, Any] | None = item.get("facts")
-        # why there are no facts at all
+        # why there are no facts at all, or why it could not ask others
         self.problem: str = str(item.get("problem") or "")
 
     def part(self, name: str) -> Any:
@@ -66,7 +67,7 @@ class Host:
 
 
 class Fleet:
-    """The hosts, what other hosts saw of them, and the time (seconds since 1970)."""
+    """The hosts of the play, what other hosts saw of them, the groups of the whole inventory, and the time (seconds since 1970)."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.now: float = data["now"]
@@ -74,6 +75,7 @@ class Fleet:
         probes = data.get("probes") or {}
         self.ports: list[Mapping[str, Any]] = list(probes.get("ports") or [])
         self.gateways: list[Mapping[str, Any]] = list(probes.get("gateways") or [])
+        self.inventory: Mapping[str, list[str]] = data["inventory"]
 
     def group(self, *names: str) -> list[Host]:
         """The hosts of any of these groups that were looked at."""
@@ -81,13 +83,22 @@ class Fleet:
 
     def has_group(self, name: str) -> bool:
         """Whether the inventory has a host in a group."""
-        return any(name in host.groups for host in self.hosts.values())
+        return bool(self.inventory.get(name))
+
+    def is_outside(self, name: str) -> bool:
+        """Whether the inventory has hosts in a group, and this run with C(--limit) none of them."""
+        return self.has_group(name) and not any(name in host.groups for host in self.hosts.values())
+
+    def is_left_out(self, host: str) -> bool:
+        """Whether a host is in the inventory and not in this run."""
+        return host not in self.hosts and any(host in hosts for hosts in self.inventory.values())
 
     def answers(self, host: Host) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """What a gateway answered: who asked, where (address:port), and the answers by request."""
         for item in self.gateways:
             if item["host"] == host.name:
-                yield item["from"], f"{item['name']} at {item['address']}:{item['port']}", item["answers"]
+                address = f"[{item['address']}]" if ":" in item["address"] else item["address"]
+                yield item["from"], f"{item['name']} at {address}:{item['port']}", item["answers"]
 
     def prometheus(self) -> Iterator[tuple[Host, Mapping[str, Any]]]:
         """The hosts with a Prometheus, and what it said. Raises Missing for the first that could not be asked."""
@@ -115,6 +126,20 @@ def on(*groups: str) -> Callable[[HostCheck], Check]:
         return every
 
     return decorate
+
+
+def address_of(text: str) -> Address:
+    """An address; one of IPv4 that a socket of IPv6 has is that of IPv4."""
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def service_at(services: Iterable[Mapping[str, Any]], port: int) -> dict[str, Any] | None:
+    """What the inventory has on a port (see audit_wanted()): the name, and everybody who may reach it by any of its services."""
+    found = [service for service in services if service["port"] <= port <= service.get("last", service["port"])]
+    if not found:
+        return None
+    return {"name": found[0]["name"], **{key: [item for service in found for item in service[key]] for key in ("peers", "networks")}}
 
 
 def bytes_text(count: float | None) -> str:

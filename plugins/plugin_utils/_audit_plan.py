@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _firewall, _gateway, _keys
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import Address, address_of, service_at
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import FLEET_GROUPS, model_name, reach
 
 # asks what no host of the fleet can
@@ -45,7 +46,8 @@ def audit_wanted(
 
     Args: the C(host), the C(hostvars) and C(groups) of the inventory, and the host's completed instances and checked manifest (of no matter where it
     is no Ollama host).
-    Returns groups, instances (name, url, port, gpus, models_dir, models), custom (names of models of one's own), services (see firewall_services()),
+    Returns groups, instances (name, url, port, gpus, models_dir, models), custom (names of models of one's own), services (see firewall_services(),
+    and what the operator opens besides: an item with C(last) is a range of ports),
     clients (name, and keys: id, made in seconds since 1970 or None), gateway (port and name, or None), receivers and the SSH port.
     """
     values = hostvars[host]
@@ -58,12 +60,21 @@ def audit_wanted(
         "groups": [group for group in FLEET_GROUPS if host in (groups.get(group) or [])],
         "instances": [_instance(item, manifest) for item in fleet_instances] if host in (groups.get("ollama") or []) else [],
         "custom": [model["name"] for model in manifest if model["definition"]],
-        "services": [{**service, "peers": list(dict.fromkeys(peer["host"] for peer in service["peers"]))} for service in services],
+        "services": [
+            *({**service, "peers": list(dict.fromkeys(peer["host"] for peer in service["peers"]))} for service in services),
+            *_opened(values.get("ollama_firewall_extra_rules") or []),
+        ],
         "clients": [_client(client) for client in values.get("ollama_gateway_clients") or []] if is_gateway else [],
         "gateway": _called(host, values) if is_gateway else None,
         "receivers": [str(item.get("name")) for item in values.get("ollama_monitoring_receivers") or []] if is_monitor else [],
         "ssh_port": int(values.get("ansible_port") or 22),
     }
+
+
+def _opened(rules: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the operator lets in himself, as a service."""
+    checked = [rule for rule in map(_firewall.firewall_extra, rules) if rule["protocol"] == "tcp"]
+    return [{**{key: rule[key] for key in ("name", "port", "last")}, "peers": [], "networks": list(map(str, rule["networks"]))} for rule in checked]
 
 
 def _instance(item: Mapping[str, Any], manifest: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -115,59 +126,104 @@ def audit_questions(host: str, hostvars: Mapping[str, Mapping[str, Any]], groups
     return {"requests": requests, "prometheus": prometheus}
 
 
+class _Known(NamedTuple):
+    """A host that was looked at: the name or address that others have for it, its default addresses by version, all of them, whether it is the
+    machine that runs Ansible, its sockets, and what the inventory wants of it."""
+
+    reach: str
+    default: dict[int, str]
+    addresses: list[Address]
+    local: bool
+    sockets: list[dict[str, Any]]
+    wanted: Mapping[str, Any]
+
+
+def _known(host: str, values: Mapping[str, Any]) -> _Known:
+    # each look at a variable of a host costs time
+    facts = values.get("ansible_facts") or {}
+    default = {version: str((facts.get(f"default_ipv{version}") or {}).get("address") or "") for version in (4, 6)}
+    own = [*(facts.get("all_ipv4_addresses") or []), *(facts.get("all_ipv6_addresses") or [])]
+    sockets = values["__audit_look"]["facts"].get("sockets") or []
+    return _Known(
+        reach(host, values), default, [address_of(address) for address in own], values.get("ansible_connection") == "local", sockets, values["__audit_wanted"]
+    )
+
+
 def audit_probes(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Who asks what of the others: for each host and for C(controller), C(ports) and C(gateways) as M(gpufleet.ollama.ollama_audit_probe) takes them.
 
     Args: the C(hosts) that were looked at, and the C(hostvars) with what audit_wanted() and the module found (C(__audit_wanted), C(__audit_look)).
     Each port is asked by one host only, which may not reach it; by the controller where every host may. A gateway is asked by another host, or by
-    itself where there is none.
+    itself where there is none or where it listens on loopback only.
     """
-    # each look at the variables of a host costs time
     found = {host: hostvars[host] for host in sorted(hosts)}
-    known = {host: values for host, values in found.items() if "__audit_look" in values and "__audit_wanted" in values}
+    known = {host: _known(host, values) for host, values in found.items() if "__audit_look" in values and "__audit_wanted" in values}
     names = list(known)
     result: dict[str, dict[str, list[dict[str, Any]]]] = {name: {"ports": [], "gateways": []} for name in (*found, CONTROLLER)}
     for place, (host, values) in enumerate(known.items()):
-        wanted = values["__audit_wanted"]
+        wanted = values.wanted
         # the next ones first, so that not all hosts are asked by one
         others = [*names[place + 1:], *names[:place]]
-        for target in _ports(host, values, wanted):
-            service = next((item for item in wanted["services"] if item["port"] == target["port"]), None)
+        for target in _ports(host, values):
+            service = service_at(wanted["services"], target["port"])
             if service and set(_firewall.EVERYBODY) & set(service["networks"]):
                 continue
-            asker = next((other for other in others if not service or not _may(other, known[other], service)), CONTROLLER)
+            may = _who_may(service, known)
+            asker = next((other for other in others if other not in may), CONTROLLER)
             # of itself a machine sees another side
-            if asker != CONTROLLER or values.get("ansible_connection") != "local":
+            if asker != CONTROLLER or not values.local:
                 result[asker]["ports"].append({**target, "service": service["name"] if service else ""})
         if wanted["gateway"]:
-            service = next((item for item in wanted["services"] if item["name"] == "gateway"), {"peers": [], "networks": []})
-            asker = next((other for other in others if _may(other, known[other], service)), host)
-            address = "127.0.0.1" if asker == host else _address(host, values)
-            result[asker]["gateways"].append({"host": host, "address": address, **wanted["gateway"]})
+            may = _who_may(service_at(wanted["services"], wanted["gateway"]["port"]), known)
+            address = _gateway_address(values, wanted["gateway"]["port"])
+            asker = next((other for other in others if address and other in may), host)
+            # loopback is always one of its addresses
+            result[asker]["gateways"].append({"host": host, "address": "127.0.0.1" if asker == host else address, **wanted["gateway"]})
     return result
 
 
-def _ports(host: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where a host listens for others, but for SSH."""
+def _ports(host: str, values: _Known) -> list[dict[str, Any]]:
+    """Where a host listens for others, but for SSH, which tells whether there is a way to the host at all."""
     result = {}
-    for socket in values["__audit_look"]["facts"].get("sockets") or []:
-        address = ipaddress.ip_address(socket["address"])
-        if address.is_loopback or address.is_link_local or socket["command"] == "sshd" or socket["port"] == wanted["ssh_port"]:
+    ssh_port = values.wanted["ssh_port"]
+    for socket in values.sockets:
+        address = address_of(socket["address"])
+        if address.is_loopback or address.is_link_local or socket["command"] == "sshd" or socket["port"] == ssh_port:
             continue
-        result[socket["port"]] = {"host": host, "address": _address(host, values) if address.is_unspecified else str(address), "port": socket["port"]}
-    return [result[port] for port in sorted(result)]
+        for place in _everywhere(values, address.version) if address.is_unspecified else [str(address)]:
+            result[(socket["port"], place)] = {"host": host, "address": place, "port": socket["port"], "ssh_port": ssh_port}
+    return [result[key] for key in sorted(result)]
 
 
-def _address(host: str, values: Mapping[str, Any]) -> str:
-    """Where other hosts reach a host."""
-    found = ((values.get("ansible_facts") or {}).get("default_ipv4") or {}).get("address")
-    return str(found or reach(host, values))
+def _everywhere(values: _Known, version: int) -> list[str]:
+    """Where other hosts reach a socket of all addresses. One of IPv6 takes IPv4 too, unless it was told not to."""
+    own = [values.default[6]] if version == 6 and values.default[6] else []
+    return [values.default[4] or values.reach, *own]
 
 
-def _may(other: str, values: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
-    """Whether a host may reach a service of another one, as far as the inventory and its addresses tell."""
-    if other in service["peers"]:
-        return True
-    addresses = (values.get("ansible_facts") or {}).get("all_ipv4_addresses") or []
+def _gateway_address(values: _Known, port: int) -> str:
+    """Where other hosts reach a gateway, by what it listens on; empty when it listens on loopback only."""
+    places = [address_of(socket["address"]) for socket in values.sockets if socket["port"] == port]
+    own = [place for place in places if not (place.is_loopback or place.is_link_local or place.is_unspecified)]
+    if own:
+        return str(own[0])
+    if places and all(place.is_loopback for place in places):
+        return ""
+    everywhere = {place.version for place in places if place.is_unspecified}
+    # nginx takes no IPv4 on a socket of IPv6
+    version = 6 if everywhere == {6} else 4
+    try:
+        given = ipaddress.ip_address(values.reach)
+    except ValueError:
+        # a name may mean anything on another host
+        return values.default[version] or values.reach
+    return str(given) if given.version == version and not given.is_loopback else values.default[version] or values.reach
+
+
+def _who_may(service: Mapping[str, Any] | None, known: Mapping[str, _Known]) -> set[str]:
+    """The hosts that may reach a service, as far as the inventory and their addresses tell."""
+    if not service:
+        return set()
     networks = [ipaddress.ip_network(network, strict=False) for network in service["networks"]]
-    return any(ipaddress.ip_address(address) in network for address in addresses for network in networks)
+    in_networks = {host for host, values in known.items() if any(address in network for address in values.addresses for network in networks)}
+    return {*service["peers"], *in_networks}

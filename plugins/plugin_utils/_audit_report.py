@@ -71,7 +71,7 @@ def _host(fleet: Fleet, host: Host, rows: list[dict[str, Any]]) -> dict[str, Any
     facts = host.facts or {}
     gpu = facts.get("gpu") or {"gpus": [], "driver": {}, "verdict": "none", "reasons": []}
     failed = sum(row["verdict"] == _audit.FAIL and any(item["host"] == host.name and item["good"] is False for item in row["evidence"]) for row in rows)
-    problems = [] if host.facts is not None else [host.problem or NOT_REACHED]
+    problems = [host.problem] if host.problem else [] if host.facts is not None else [NOT_REACHED]
     problems += [f"{item['name']}: {item['problem']}" for item in facts.get("instances") or [] if item["problem"]]
     problems += gpu["reasons"] if gpu["verdict"] == "fail" else []
     return {

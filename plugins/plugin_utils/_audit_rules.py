@@ -11,7 +11,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import NOT_REACHED, Finding, Fleet, Host, Missing, bytes_text, on
+from ansible_collections.gpufleet.ollama.plugins.plugin_utils._audit_fleet import (
+    NOT_REACHED,
+    Finding,
+    Fleet,
+    Host,
+    Missing,
+    address_of,
+    bytes_text,
+    on,
+    service_at,
+)
 
 # how exposed a unit of the collection may be, of 10; systemd calls less than 5.1 medium, less than 2 ok
 MAX_EXPOSURE = 4.0
@@ -20,6 +30,8 @@ MIN_CERTIFICATE_DAYS = 14
 MAX_KEY_DAYS = 365
 MIN_FREE = 0.05
 MAX_BACKUP_HOURS = 36
+# as the alert BackupDrillTooOld says
+MAX_DRILL_DAYS = 40
 # of weights: what a context and the program itself need beside them
 ROOM_BESIDE_WEIGHTS = 1.1
 DAY = 86400
@@ -27,10 +39,18 @@ DAY = 86400
 OLLAMA_UNIT = r"ollama@.*\.service"
 _SERVERS = r"(ollama@.*|ollama_exporter|gpu_exporter|ollama-mirror|prometheus|prometheus-alertmanager|prometheus-node-exporter|grafana-server)\.service"
 _COLLECTORS = r"(alloy|promtail|vector|fluent-bit|filebeat|systemd-journal-upload|systemd-journal-remote|gpufleet-logs-(receiver|rsyslog))\.service"
+# what a unit of a fixed name is there for, as a group or a service of the inventory: others may be a distribution's own, stopped since nobody uses them
+_NEEDED_FOR = {
+    "nginx.service": "gateway", "ollama-mirror.service": "mirror", "prometheus.service": "monitoring", "ollama_exporter.service": "ollama_exporter",
+    "prometheus-node-exporter.service": "node_exporter", "prometheus-alertmanager.service": "Alertmanager", "grafana-server.service": "Grafana",
+}
 _VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
+_CARRIERS = ipaddress.ip_network("100.64.0.0/10")
 _UNLIMITED = ("", "infinity", "[not set]", "18446744073709551615")
+# what the gateway's role writes: all else of nginx is somebody else's
+GATEWAY_FILE = "/etc/nginx/conf.d/gpufleet-gateway.conf"
 # what of a request or an answer may hold a prompt or a key
-_TELLING = re.compile(r"\$(request_body|args|query_string|arg_\w+|http_authorization|http_x_api_key|http_cookie|sent_http_\w*body)\b")
+_TELLING = re.compile(r"\$\{?(request_body|args|query_string|arg_\w+|http_authorization|http_x_api_key|http_cookie|sent_http_\w*body)\b")
 _ALERTS = {"downtime": ("HostDown", "InstanceDown", "GatewayDown"), "error spikes": ("GatewayErrorRate", "GatewayErrorRateSlowBurn")}
 
 
@@ -42,6 +62,8 @@ def reached(fleet: Fleet) -> Iterator[Finding]:
         if host.facts is None:
             yield Finding(host.name, "connect to the host", host.problem or NOT_REACHED, False)
             continue
+        if host.problem:
+            yield Finding(host.name, "ask other hosts", host.problem, False)
         problems = host.facts.get("problems") or {}
         yield Finding(host.name, "look at the host", "; ".join(f"{part}: {why}" for part, why in problems.items()) or "all parts were read", not problems)
 
@@ -53,10 +75,20 @@ def restart_policy(_fleet: Fleet, host: Host) -> Iterator[Finding]:
     if "ollama" in host.groups and not any(re.fullmatch(OLLAMA_UNIT, unit["name"]) for unit in found):
         yield Finding(host.name, "systemctl show 'ollama@*.service'", "no unit of an instance is there", False)
     for unit in found:
+        if not _needed(host, unit["name"]) and unit["active"] in ("inactive", "failed") and unit["enabled"] in ("disabled", "masked"):
+            answer = f"{unit['active']} and {unit['enabled']}, and nothing that the inventory wants of the host needs it"
+            yield Finding(host.name, f"systemctl show {unit['name']}", answer, None)
+            continue
         wanted = ("always",) if unit["name"].startswith("ollama@") else ("always", "on-failure", "on-abnormal")
         # an instance of a template says enabled, a unit that something else starts static
         good = unit["restart"] in wanted and unit["enabled"] in ("enabled", "enabled-runtime", "static")
         yield Finding(host.name, f"systemctl show {unit['name']}", f"Restart={unit['restart']}, UnitFileState={unit['enabled']}", good)
+
+
+def _needed(host: Host, unit: str) -> bool:
+    """Whether the host is to have a unit running."""
+    services = {service["name"] for service in host.wanted.get("services") or []}
+    return unit.startswith("ollama@") or _NEEDED_FOR.get(unit) in {*host.groups, *services}
 
 
 @on("ollama")
@@ -119,8 +151,10 @@ def bound(_fleet: Fleet, host: Host) -> Iterator[Finding]:
         if not of_ollama:
             continue
         answer = f"{socket['command'] or 'a process'} of {socket['unit'] or 'no unit'} listens on {_at(socket)}"
-        address = ipaddress.ip_address(socket["address"])
-        yield Finding(host.name, "/proc/net/tcp", answer, not address.is_unspecified and (address.is_private or address.is_loopback))
+        address = address_of(socket["address"])
+        # Python calls the network of carriers (RFC 6598), which VPNs use too, neither private nor global
+        internal = address.is_private or address.is_loopback or address in _CARRIERS
+        yield Finding(host.name, "/proc/net/tcp", answer, not address.is_unspecified and internal)
 
 
 def _at(socket: Mapping[str, Any]) -> str:
@@ -130,9 +164,25 @@ def _at(socket: Mapping[str, Any]) -> str:
 
 def tls(fleet: Fleet) -> Iterator[Finding]:
     """Clients get TLS 1.2 or newer, and nothing without it."""
+    yield from _gateways_not_asked(fleet)
+    yield from _tls(fleet)
+
+
+def _gateways_not_asked(fleet: Fleet) -> Iterator[Finding]:
+    """Why there are no answers of a gateway: what nobody could look at proves nothing."""
     if not fleet.has_group("gateway"):
         yield from _without_gateway(fleet)
-    yield from _tls(fleet)
+    elif fleet.is_outside("gateway"):
+        yield _outside("gateway")
+    for host in fleet.hosts.values():
+        if "gateway" in host.groups and host.facts is None:
+            yield Finding(host.name, "look at the gateway", host.problem or NOT_REACHED, False)
+        elif "gateway" in host.groups and not list(fleet.answers(host)):
+            yield Finding(host.name, "ask the gateway", "no host could ask it", False)
+
+
+def _outside(group: str) -> Finding:
+    return Finding("", "groups of the inventory", f"the hosts of the group {group} are outside of --limit", None)
 
 
 def _without_gateway(fleet: Fleet) -> Iterator[Finding]:
@@ -140,7 +190,7 @@ def _without_gateway(fleet: Fleet) -> Iterator[Finding]:
     for host in fleet.group("ollama"):
         open_sockets = [
             _at(socket) for socket in (host.facts or {}).get("sockets") or []
-            if socket["unit"].startswith("ollama@") and not ipaddress.ip_address(socket["address"]).is_loopback
+            if socket["unit"].startswith("ollama@") and not address_of(socket["address"]).is_loopback
         ]
         if open_sockets:
             yield Finding(host.name, "groups of the inventory, /proc/net/tcp", f"there is no gateway, and Ollama listens on {', '.join(open_sockets)}", False)
@@ -165,6 +215,18 @@ def _tls(fleet: Fleet, host: Host) -> Iterator[Finding]:
     for item in _protocols(host):
         good = not {"SSLv2", "SSLv3", "TLSv1", "TLSv1.0", "TLSv1.1"} & set(item["args"])
         yield Finding(host.name, _place(item), _line(item), good)
+    yield from _listens(fleet, host)
+
+
+def _listens(fleet: Fleet, host: Host) -> Iterator[Finding]:
+    """Every server that passes requests on to Ollama takes them over TLS only."""
+    lines = _directives(host, "listen")
+    for item in lines:
+        if item["server"] in _serving(fleet, host):
+            yield Finding(host.name, _place(item), _line(item), bool({"ssl", "quic"} & set(item["args"])))
+    for item in _to_ollama(fleet, host):
+        if item["server"] not in {line["server"] for line in lines}:
+            yield Finding(host.name, _place(item), f"{_line(item)}: its server has no line listen, so nginx takes port 80 without TLS", False)
 
 
 def _protocols(host: Host) -> list[dict[str, Any]]:
@@ -189,19 +251,32 @@ def _line(item: Mapping[str, Any]) -> str:
 
 def _serving(fleet: Fleet, host: Host) -> set[int]:
     """The numbers of nginx's servers that pass requests on to Ollama."""
-    return {item["server"] for item in _directives(host, "proxy_pass") if "gpufleet_ollama" in item["args"][0] or _to_instance(fleet, item["args"][0])}
+    return {item["server"] for item in _to_ollama(fleet, host)}
 
 
-def _to_instance(fleet: Fleet, target: str) -> bool:
-    ports = {str(instance["port"]) for host in fleet.hosts.values() for instance in host.wanted.get("instances") or []}
-    found = re.search(r":(\d+)(/|$)", target)
-    return bool(found and found[1] in ports)
+def _to_ollama(fleet: Fleet, host: Host) -> list[dict[str, Any]]:
+    """The lines proxy_pass that lead to Ollama: to the port of an instance, or to an upstream with one, of which the gateway's own is chosen in Lua."""
+    ports = {str(instance["port"]) for other in fleet.hosts.values() for instance in other.wanted.get("instances") or []}
+    names = {"gpufleet_ollama"}
+    for item in _directives(host, "server"):
+        if item["context"] and item["context"][-1].startswith("upstream ") and _port_of(item["args"][0]) in ports:
+            names.add(item["context"][-1].split()[1])
+    return [item for item in _directives(host, "proxy_pass") if _port_of(item["args"][0]) in ports or _name_of(item["args"][0]) in names]
+
+
+def _port_of(target: str) -> str:
+    found = re.search(r":(\d+)(?=[/$]|$)", target)
+    return found[1] if found else ""
+
+
+def _name_of(target: str) -> str:
+    found = re.match(r"(?:[^/]+://)?([^/:$]+)", target)
+    return found[1] if found else ""
 
 
 def authentication(fleet: Fleet) -> Iterator[Finding]:
     """Nobody without a good key gets anything of Ollama."""
-    if not fleet.has_group("gateway"):
-        yield from _without_gateway(fleet)
+    yield from _gateways_not_asked(fleet)
     yield from _authentication(fleet)
 
 
@@ -209,11 +284,16 @@ def authentication(fleet: Fleet) -> Iterator[Finding]:
 def _authentication(fleet: Fleet, host: Host) -> Iterator[Finding]:
     for asker, where, answers in fleet.answers(host):
         for name, what in (("no_key", "GET /api/tags without a key"), ("wrong_key", "GET /api/tags with a key that nobody has")):
-            yield Finding(host.name, f"{asker}: {what} at {where}", _status(answers[name]), answers[name]["status"] == 401)
-    for item in _directives(host, "proxy_pass"):
-        # a site of somebody else that leads to an instance, past the keys
-        if _to_instance(fleet, item["args"][0]) and "gpufleet_ollama" not in item["args"][0]:
+            yield Finding(host.name, f"{asker}: {what} at {where}", _status(answers[name]), _unless_limited(answers[name], 401))
+    for item in _to_ollama(fleet, host):
+        # a site of somebody else, which asks for no key
+        if item["file"] != GATEWAY_FILE:
             yield Finding(host.name, _place(item), f"{_line(item)}: it leads to Ollama past the gateway's keys", False)
+
+
+def _unless_limited(found: Mapping[str, Any], *good: int) -> bool | None:
+    """Whether an answer is good; one of the rate limit says nothing."""
+    return None if found["status"] == 429 else found["status"] in good
 
 
 @on("gateway")
@@ -285,30 +365,34 @@ def network_acl(fleet: Fleet, host: Host) -> Iterator[Finding]:
         port = instance["port"]
         own = [socket for socket in host.part("sockets") if socket["port"] == port]
         seen = [item for item in fleet.ports if item["host"] == host.name and item["port"] == port]
-        if own and all(ipaddress.ip_address(socket["address"]).is_loopback for socket in own):
+        if own and all(address_of(socket["address"]).is_loopback for socket in own):
             yield Finding(host.name, "/proc/net/tcp", f"{_at(own[0])}: loopback, which no other host reaches", True)
-        elif seen:
-            yield from (_seen(host, item) for item in seen)
-        else:
+            continue
+        found = [_seen(host, item) for item in seen]
+        yield from found
+        if all(finding.good is None for finding in found):
             yield _by_rules(host, port)
 
 
 def _seen(host: Host, item: Mapping[str, Any]) -> Finding:
-    asked = f"{item['from']}: connect to {item['address']}:{item['port']} ({item['service'] or 'of no service of the inventory'})"
+    asked = f"{item['from']}: connect to {_at(item)} ({item['service'] or 'of no service of the inventory'})"
     if item.get("source") == item["address"]:
         return Finding(host.name, asked, f"{item['from']} has this address, too, and asked itself", None)
     if _may(host, item):
         return Finding(host.name, asked, f"{item['answer']}; {item['source']} is in a network that may", None)
+    if item["answer"] in ("silent", "unreachable") and item["control"] not in ("open", "refused"):
+        answer = f"{item['answer']}, and so is SSH on port {item['ssh_port']}: {item['from']} may have no way to it"
+        return Finding(host.name, asked, answer, None)
     # any other answer is an error of who asked, which proves nothing
     return Finding(host.name, asked, item["answer"], {"open": False, "refused": True, "silent": True, "unreachable": True}.get(item["answer"]))
 
 
 def _may(host: Host, item: Mapping[str, Any]) -> bool:
     """Whether who asked may reach the port: the plan asks only those who may not by their name, and here is their address."""
-    service = next((service for service in host.wanted.get("services") or [] if service["port"] == item["port"]), None)
+    service = service_at(host.wanted.get("services") or [], item["port"])
     if not service or not item.get("source"):
         return False
-    return any(ipaddress.ip_address(item["source"]) in ipaddress.ip_network(network, strict=False) for network in service["networks"])
+    return any(address_of(item["source"]) in ipaddress.ip_network(network, strict=False) for network in service["networks"])
 
 
 def _by_rules(host: Host, port: int) -> Finding:
@@ -337,7 +421,7 @@ def model_access(fleet: Fleet, host: Host) -> Iterator[Finding]:
     yield Finding(host.name, "/etc/gpufleet/gateway/clients.json", answer, bool(clients) and len(admins) < len(clients))
     for asker, where, answers in fleet.answers(host):
         found = answers["no_key_pull"]
-        yield Finding(host.name, f"{asker}: GET /api/pull without a key at {where}", _status(found), found["status"] in (401, 403, 404, 405))
+        yield Finding(host.name, f"{asker}: GET /api/pull without a key at {where}", _status(found), _unless_limited(found, 401, 403, 404, 405))
 
 
 @on("gateway")
@@ -411,6 +495,8 @@ def several_instances(fleet: Fleet) -> Iterator[Finding]:
     """One instance may be down without anybody noticing."""
     if not fleet.has_group("gateway"):
         yield Finding("", "groups of the inventory", "there is no gateway that could choose among instances", False)
+    elif fleet.is_outside("gateway"):
+        yield _outside("gateway")
     yield from _several(fleet)
 
 
@@ -454,14 +540,23 @@ def warm_up(_fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 def backup(fleet: Fleet) -> Iterator[Finding]:
     """What no registry has is backed up, and the way back was tried."""
-    drills = [(host, item) for host in fleet.group() for item in (host.facts or {}).get("textfile") or [] if item["name"] == "ollama_backup_drill_success"]
     yield from _backup(fleet)
-    if not any("custom" in host.wanted and host.wanted["custom"] for host in fleet.group("ollama")) and not drills:
+    drills = _figures(fleet, "ollama_backup_drill_success")
+    if not any(host.wanted.get("custom") for host in fleet.group("ollama")) and not drills:
         return
     for host, item in drills:
-        yield Finding(host.name, f"{item['path']}: ollama_backup_drill_success{item['labels']}", f"{item['value']:g}", item["value"] == 1)
+        yield Finding(host.name, f"{item['path']}: {item['name']}{item['labels']}", f"{item['value']:g}", item["value"] == 1)
+    for host, item in _figures(fleet, "ollama_backup_drill_last_success_timestamp_seconds"):
+        days = (fleet.now - item["value"]) / DAY
+        answer = f"{days:.0f} days ago" if item["value"] else "never"
+        yield Finding(host.name, f"{item['path']}: {item['name']}{item['labels']}", answer, days <= MAX_DRILL_DAYS)
     if not drills:
         yield Finding("", "ollama_backup_drill_success of all hosts", "no host has it: no backup was ever restored for a try", False)
+
+
+def _figures(fleet: Fleet, name: str) -> list[tuple[Host, Mapping[str, Any]]]:
+    """What the hosts give Prometheus of backups, by the name of the metric."""
+    return [(host, item) for host in fleet.group() for item in (host.facts or {}).get("textfile") or [] if item["name"] == name]
 
 
 @on("ollama")
@@ -536,7 +631,7 @@ def disk(_fleet: Fleet, host: Host) -> Iterator[Finding]:
 
 
 @on()
-def configuration_runs(_fleet: Fleet, host: Host) -> Iterator[Finding]:
+def configuration_runs(fleet: Fleet, host: Host) -> Iterator[Finding]:
     """What runs is what the files say."""
     for unit in host.part("units"):
         if unit["stale"]:
@@ -544,7 +639,27 @@ def configuration_runs(_fleet: Fleet, host: Host) -> Iterator[Finding]:
     for unit in host.units(rf"{_SERVERS}|nginx\.service"):
         if unit["enabled"] == "enabled" and unit["active"] != "active":
             yield Finding(host.name, f"systemctl show {unit['name']}", f"enabled at boot, and {unit['active']} now", False)
+    yield from _old_configuration(fleet, host)
     yield Finding(host.name, "systemctl show", f"{len(host.part('units'))} units looked at", True)
+
+
+def _old_configuration(fleet: Fleet, host: Host) -> Iterator[Finding]:
+    """Instances and gateways that were not started or reloaded since their files were written: each names the id of what it runs."""
+    for unit in host.units(OLLAMA_UNIT):
+        running = unit["environment"].get("GPUFLEET_CONFIG_ID", "")
+        # the environment of a process may not be seen
+        if unit["configured"] and unit["environment"] and running != unit["configured"]:
+            path = f"/etc/ollama/{unit['name'].partition('@')[2].removesuffix('.service')}.env"
+            answer = f"{unit['configured']}, and the process of {unit['name']} runs with {running or 'none'}"
+            yield Finding(host.name, f"GPUFLEET_CONFIG_ID in {path}", answer, False)
+    if "gateway" not in host.groups:
+        return
+    configured = host.part("gateway_config")
+    for asker, where, answers in fleet.answers(host):
+        running = answers["health"]["config"]
+        if configured and running and running != configured:
+            answer = f"X-Gateway-Config: {running}, and /etc/gpufleet/gateway/clients.json has {configured}"
+            yield Finding(host.name, f"{asker}: GET https://{where}/health", answer, False)
 
 
 # -- monitoring -----------------------------------------------------------------
@@ -553,7 +668,14 @@ def _prometheus(fleet: Fleet) -> Iterator[tuple[Host, Mapping[str, Any] | None, 
     """Each Prometheus that answers; for the others, or where there is none, the evidence that says so."""
     if not fleet.has_group("monitoring"):
         yield Host("", {}), None, Finding("", "groups of the inventory", "there is no host in the group monitoring", False)
-    for host in fleet.group("monitoring"):
+    elif fleet.is_outside("monitoring"):
+        yield Host("", {}), None, _outside("monitoring")
+    for host in fleet.hosts.values():
+        if "monitoring" not in host.groups:
+            continue
+        if host.facts is None:
+            yield host, None, Finding(host.name, "ask Prometheus", host.problem or NOT_REACHED, False)
+            continue
         try:
             found = host.part("prometheus")
         except Missing as error:
@@ -575,7 +697,11 @@ def health_monitored(fleet: Fleet) -> Iterator[Finding]:
         for target in found["targets"]:
             if target["health"] != "up":
                 asked = f"GET {found['url']}/api/v1/targets"
-                yield Finding(host.name, asked, f"{target['job']} of {target['host']} is {target['health']}: {target['error']}", False)
+                answer = f"{target['job']} of {target['host']} is {target['health']}: {target['error']}"
+                if fleet.is_left_out(target["host"]):
+                    yield Finding(host.name, asked, f"{answer}; the host is outside of --limit", None)
+                else:
+                    yield Finding(host.name, asked, answer, False)
         health = {(sample["labels"].get("host"), sample["labels"].get("ollama_instance")): sample["value"] for sample in _samples(found, "health")}
         for name, instance in sorted(wanted):
             value = health.get((name, instance))

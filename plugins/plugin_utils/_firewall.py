@@ -221,7 +221,9 @@ def _text(network: _Network) -> str:
     return str(network.network_address if network.num_addresses == 1 else network)
 
 
-def _extra(rule: Mapping[str, Any]) -> list[str]:
+def firewall_extra(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule of C(ollama_firewall_extra_rules), checked: name, protocol, port and last (of a range), ports (as nftables writes them),
+    networks."""
     where = "ollama_firewall_extra_rules"
     if not isinstance(rule, Mapping) or set(rule) - set(_EXTRA) or not {"port", "networks"} <= set(rule):
         raise ModelError(f"{where} has {rule!r}: give a mapping with port, networks and possibly protocol")
@@ -235,7 +237,13 @@ def _extra(rule: Mapping[str, Any]) -> list[str]:
     if first > last:
         raise ModelError(f"{where} has the port {rule['port']}: give the smaller number first")
     ports = str(first) if first == last else f"{first}-{last}"
-    return _statements(f"extra rule {protocol} {ports}", f"{protocol} dport {ports}", _networks(where, rule["networks"], f"port {ports}"), closed=False)
+    networks = _networks(where, rule["networks"], f"port {ports}")
+    return {"name": f"extra rule {protocol} {ports}", "protocol": protocol, "port": first, "last": last, "ports": ports, "networks": networks}
+
+
+def _extra(rule: Mapping[str, Any]) -> list[str]:
+    checked = firewall_extra(rule)
+    return _statements(checked["name"], f"{checked['protocol']} dport {checked['ports']}", checked["networks"], closed=False)
 
 
 def _port(where: str, value: Any) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 NOW = 1_800_000_000.0
 DAY = 86400
+# what comes of a port behind a packet filter
+SILENT = {"answer": "silent", "control": "open", "source": "10.0.0.99"}
 CONF = "/etc/nginx/conf.d/gpufleet-gateway.conf"
 
 
@@ -15,7 +17,7 @@ def unit(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "active": "active", "enabled": "enabled", "type": "exec", "restart": "always", "user": "ollama", "dynamic_user": False, "uid": 990,
         "memory_max": str(64 << 30), "memory_swap_max": "0", "cpu_quota": "8s", "device_policy": "closed", "stale": False, "result": "success",
-        "environment": {}, "exposure": None, **more,
+        "environment": {}, "configured": "", "exposure": None, **more,
     }
 
 
@@ -29,6 +31,7 @@ def ollama(name: str, address: str, gpus: int) -> dict[str, Any]:
     models = ["llama3.1:8b", "bot:latest"]
     environment = {
         "OLLAMA_HOST": f"{address}:11434", "OLLAMA_NUM_PARALLEL": "4", "OLLAMA_KEEP_ALIVE": "24h", "OLLAMA_CONTEXT_LENGTH": "8192", "OLLAMA_DEBUG": "0",
+        "GPUFLEET_CONFIG_ID": "c0ffee",
     }
     cards = [
         {"uuid": f"GPU-{number}", "name": "NVIDIA H100", "vendor": "nvidia", "memory_bytes": 80 << 30, "temperature": 40, "memory_used_bytes": 0}
@@ -54,7 +57,7 @@ def ollama(name: str, address: str, gpus: int) -> dict[str, Any]:
         "facts": {
             "problems": {}, "virtual": "none", "memory": 512 << 30,
             "units": [
-                unit("ollama@default.service", environment=environment, exposure=1.6),
+                unit("ollama@default.service", environment=environment, configured="c0ffee", exposure=1.6),
                 unit("ollama-warm@default.service", type="oneshot", active="inactive", enabled="static", uid=None),
                 unit("prometheus-node-exporter.service", restart="on-failure", user="prometheus"),
                 unit("systemd-journal-upload.service", user="systemd-journal-upload"),
@@ -114,7 +117,7 @@ def gateway() -> dict[str, Any]:
             directive(6, "access_log", "/var/log/nginx/gateway.log", "gw"),
             directive(7, "proxy_pass", "http://gpufleet_ollama/api/chat"),
         ],
-        rotated=["/var/log/nginx/*.log"],
+        gateway_config="beef", rotated=["/var/log/nginx/*.log"],
         clients=[
             {"kind": "client", "name": "team-a", "classes": ["chat", "read"], "keys": 1},
             {"kind": "client", "name": "ops", "classes": ["chat", "admin"], "keys": 1},
@@ -161,10 +164,10 @@ def prometheus() -> dict[str, Any]:
 def answers() -> dict[str, Any]:
     """What a gateway answers to a stranger."""
     def answer(status: int, problem: str = "") -> dict[str, Any]:
-        return {"status": status, "body": "", "tls": "TLSv1.3", "not_after": NOW + 200 * DAY, "problem": problem}
+        return {"status": status, "body": "", "tls": "TLSv1.3", "not_after": NOW + 200 * DAY, "config": "", "problem": problem}
 
     return {
-        "health": answer(200), "no_key": answer(401), "no_key_pull": answer(401), "wrong_key": answer(401), "plain": answer(400),
+        "health": {**answer(200), "config": "beef"}, "no_key": answer(401), "no_key_pull": answer(401), "wrong_key": answer(401), "plain": answer(400),
         "wrong_host": answer(0, "the connection was closed"), "old_tls": "refused",
     }
 
@@ -178,9 +181,10 @@ def data() -> dict[str, Any]:
     return copy.deepcopy({
         "now": NOW,
         "hosts": {"gw": gateway(), "gpu1": ollama("gpu1", "10.0.0.11", 2), "gpu2": ollama("gpu2", "10.0.0.12", 0)},
+        "inventory": {"ollama": ["gpu1", "gpu2"], "gateway": ["gw"], "monitoring": ["gw"]},
         "probes": {
             "ports": [
-                {"host": host, "from": asker, "address": address, "port": port, "service": service, "answer": "silent", "source": "10.0.0.99"}
+                {"host": host, "from": asker, "address": address, "port": port, "service": service, "ssh_port": 22, **SILENT}
                 for host, asker, address, port, service in seen
             ],
             "gateways": [{"host": "gw", "from": "gpu1", "address": "10.0.0.1", "port": 443, "name": "llm.example.org", "answers": answers()}],

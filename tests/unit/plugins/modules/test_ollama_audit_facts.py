@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -68,11 +69,13 @@ FILES = {
         "oauth2": {"name": "oauth2", "classes": ["chat"]},
     }),
     "etc/gpufleet/gateway/htpasswd": f"dash:{SECRETS[3]}\n",
-    "etc/ollama/default.env": 'OLLAMA_HOST="10.0.0.5:11434"\n',
+    "etc/ollama/default.env": '# GPUFLEET_CONFIG_ID="no"\nOLLAMA_HOST="10.0.0.5:11434"\nGPUFLEET_CONFIG_ID="c0ffee"\n',
     "etc/ollama/proxied.env": f'HTTPS_PROXY="http://me:{SECRETS[0]}@proxy:3128"\n',
     "etc/nginx/nginx.conf": (
         "http { server { listen 443 ssl; ssl_certificate /etc/c.crt; ssl_certificate_key /etc/c.key; "
-        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} }}"
+        f"access_by_lua_block {{ local key = '{SECRETS[1]}' }} "
+        f"proxy_pass http://me:{SECRETS[0]}@10.0.0.5:11434/; proxy_set_header Authorization 'Bearer {SECRETS[1]}'; }} "
+        "upstream mine { server 10.0.0.5:11434; } }"
     ),
     "etc/c.key": "-----BEGIN PRIVATE KEY-----\n",
     "etc/gpufleet/backup/restic-password": SECRETS[0],
@@ -160,6 +163,7 @@ def test_system(host: Path, run_module: RunModule) -> None:
     ollama, nginx = sorted(facts["units"], key=lambda item: item["name"], reverse=True)
     assert (ollama["name"], ollama["exposure"], ollama["uid"], ollama["memory_max"]) == ("ollama@default.service", 1.6, os.getuid(), "2147483648")
     assert (nginx["name"], nginx["exposure"], nginx["uid"], nginx["stale"], nginx["active"]) == ("nginx.service", None, None, True, "failed")
+    assert (ollama["configured"], nginx["configured"], facts["gateway_config"]) == ("c0ffee", "", "abc")
     assert facts["time"] == {"synchronized": "no", "service": "yes", "problem": ""}
     assert facts["swap"] == [{"path": "/dev/sda2", "size": 1 << 20, "used": 1 << 19}] and facts["memory"] == 2 << 20
     assert facts["journal"] == {
@@ -181,10 +185,25 @@ def test_modes_of_secrets(host: Path) -> None:
     found = {item["path"]: (item["mode"], item["open"]) for item in _audit_facts.secrets(str(host))}
     assert found == {
         "/etc/gpufleet/gateway/clients.json": ("0600", False), "/etc/gpufleet/gateway/htpasswd": ("0640", False),
-        "/etc/ollama/proxied.env": ("0600", False), "/etc/c.key": ("0640", True), "/etc/gpufleet/backup/restic-password": ("0600", False),
+        "/etc/ollama/proxied.env": ("0600", False), "/etc/c.key": ("0640", False), "/etc/gpufleet/backup/restic-password": ("0600", False),
     }
     (host / "etc/gpufleet/gateway/htpasswd").chmod(0o644)
+    (host / "etc/c.key").chmod(0o644)
     assert [item["path"] for item in _audit_facts.secrets(str(host)) if item["open"]] == ["/etc/c.key", "/etc/gpufleet/gateway/htpasswd"]
+
+
+def test_keys_of_other_sites(host: Path) -> None:
+    """A path may be relative to /etc/nginx; a variable, or a key that stands in the line itself, is no file. The collection's own keys are for root."""
+    values = ("ssl/site.key", "/etc/gpufleet/gateway/tls/given.pem", "$ssl_server_name.key", "data:$key", "engine:pkcs11:x", "store:x")
+    lines = [f"ssl_certificate_key {value}; ssl_certificate {value};" for value in values]
+    (host / "etc/nginx/nginx.conf").write_text(f"http {{ server {{ {' '.join(lines)} }} }}", encoding="utf-8")
+    for name in ("etc/nginx/ssl/site.key", "etc/gpufleet/gateway/tls/given.pem"):
+        (host / name).parent.mkdir(parents=True, exist_ok=True)
+        (host / name).write_text("x", encoding="utf-8")
+        (host / name).chmod(0o640)
+    found = {item["path"]: item["open"] for item in _audit_facts.secrets(str(host))}
+    assert found["/etc/nginx/ssl/site.key"] is False and found["/etc/gpufleet/gateway/tls/given.pem"] is True
+    assert [item["path"] for item in _audit_facts.certificates(str(host))] == ["/etc/nginx/ssl/site.key", "/etc/gpufleet/gateway/tls/given.pem"]
 
 
 def test_no_secret_leaves_the_host(host: Path, run_module: RunModule, prometheus: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +218,8 @@ def test_no_secret_leaves_the_host(host: Path, run_module: RunModule, prometheus
         {"kind": "oauth2", "name": "oauth2", "classes": ["chat"], "rate": None, "burst": None, "max_context": None, "max_predict": None, "keys": 0},
     ]
     assert ["http://10.0.0.5:11434/"] in [item["args"] for item in facts["nginx"]]
+    # the block of a server is none of an upstream
+    assert [(item["args"], item["context"]) for item in facts["nginx"] if item["name"] == "server"] == [(["10.0.0.5:11434"], ["http", "upstream mine"])]
     text = json.dumps(facts)
     assert all(secret not in text for secret in SECRETS) and "PRIVATE KEY" not in text
     assert facts["prometheus"]["alertmanagers"] == ["10.0.0.1:9093/api/v2/alerts"]
@@ -280,6 +301,38 @@ def test_requests(prometheus: str) -> None:
     assert gone["status"] == 0 and gone["problem"] and gone["json"] is None
 
 
+@pytest.fixture(name="babble")
+def no_server_of_http() -> Iterator[str]:
+    """The URL of something that speaks another protocol."""
+    class Babble(socketserver.StreamRequestHandler):
+        """One line, whatever is asked."""
+
+        def handle(self) -> None:
+            """Answer."""
+            self.rfile.readline()
+            self.wfile.write(b"220 mail.example.org\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Babble) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_what_is_no_server_of_http(babble: str, host: Path, run_module: RunModule) -> None:
+    """It is a problem of this request, and hides nothing of the host."""
+    options = {"url": babble, "queries": {"a": "up"}}
+    facts = run_module(ollama_audit_facts.main, root_dir=str(host), requests={"ready": babble}, prometheus=options)["facts"]
+    assert facts["requests"]["ready"]["status"] == 0 and "220 mail" in facts["requests"]["ready"]["problem"]
+    assert facts["prometheus"]["targets"] is None and "220 mail" in facts["prometheus"]["problems"]["targets"]
+    assert facts["problems"] == {} and facts["units"]
+
+
+def test_a_file_of_another_form(host: Path, run_module: RunModule) -> None:
+    """JSON, but not what the role writes."""
+    (host / "etc/gpufleet/gateway/clients.json").write_text('["x"]', encoding="utf-8")
+    assert set(run_module(ollama_audit_facts.main, root_dir=str(host))["facts"]["problems"]) == {"clients"}
+
+
 def test_a_part_that_fails_hides_no_other(host: Path, run_module: RunModule) -> None:
     """It is named, with the reason."""
     (host / "etc/gpufleet/gateway/clients.json").write_text("no JSON", encoding="utf-8")
@@ -287,7 +340,13 @@ def test_a_part_that_fails_hides_no_other(host: Path, run_module: RunModule) -> 
     assert set(facts["problems"]) == {"clients"} and "clients" not in facts and facts["units"]
 
 
-@pytest.mark.parametrize(("text", "forwards"), [("*.* @@logs.example.org:514\n", True), ('action(type="omfwd" target="x")', True), ("# *.* @@logs\n", False)])
+@pytest.mark.parametrize(
+    ("text", "forwards"),
+    [
+        ("*.* @@logs.example.org:514\n", True), ('action(type="omfwd" target="x")', True), ("# *.* @@logs\n", False),
+        ("# omfwd is not used\n*.* /x # omrelp\n", False),
+    ],
+)
 def test_rsyslog(tmp_path: Path, text: str, forwards: bool) -> None:
     """Whether it sends logs on."""
     (tmp_path / "etc/rsyslog.d").mkdir(parents=True)

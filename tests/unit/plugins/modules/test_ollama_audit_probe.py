@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import ipaddress
 import json
 import socket
@@ -30,15 +31,22 @@ class Gateway(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str]] = []
+    hosts: list[str] = []
+    # whether the next one without a good key is too much
+    limited = False
 
     def do_GET(self) -> None:  # noqa: N802  pylint: disable=invalid-name
         """One answer."""
         self.seen.append((self.path, self.headers.get("Authorization", "")))
+        self.hosts.append(self.headers["Host"])
         self.close_connection = True
         if self.headers["Host"] == _audit_probe.WRONG_HOST:
             return
-        self.send_response(200 if self.path == "/health" else 401)
+        limited = self.limited and self.path != "/health"
+        type(self).limited = self.limited and not limited
+        self.send_response(200 if self.path == "/health" else 429 if limited else 401)
         self.send_header("Content-Length", "3")
+        self.send_header("X-Gateway-Config", "c0ffee")
         self.end_headers()
         self.wfile.write(b"{}\n")
 
@@ -95,10 +103,26 @@ def test_gateway(serve: Callable[..., int], run_module: Callable[..., dict[str, 
     assert found == place
     assert (answers["health"]["status"], answers["no_key"]["status"], answers["wrong_key"]["status"], answers["no_key_pull"]["status"]) == (200, 401, 401, 401)
     assert answers["health"]["tls"] in ("TLSv1.2", "TLSv1.3") and answers["health"]["not_after"] == END.timestamp()
+    assert answers["health"]["config"] == "c0ffee" and answers["plain"]["config"] == ""
     assert answers["plain"]["status"] == 0 and answers["wrong_host"]["status"] == 0 and answers["wrong_host"]["problem"]
     assert answers["old_tls"] == "refused"
     # no answer could be had with it
     assert {key for _path, key in Gateway.seen} == {"", f"Bearer {_audit_probe.WRONG_KEY}"}
+
+
+def test_a_limit_is_waited_for(serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that refuses the first request, and not the next."""
+    monkeypatch.setattr(_audit_probe, "RETRY_SECONDS", 0.0)
+    Gateway.limited = True
+    answers = _audit_probe.gateway("127.0.0.1", serve(), "llm.example.org")
+    assert not Gateway.limited and {answers[name]["status"] for name in ("no_key", "no_key_pull", "wrong_key")} == {401}
+
+
+def test_a_name_that_is_an_address(serve: Callable[..., int]) -> None:
+    """One of IPv6 stands in brackets (RFC 9110, 7.2)."""
+    Gateway.hosts.clear()
+    assert _audit_probe.ask("127.0.0.1", serve(), "fd00::1", "/health")["status"] == 200
+    assert Gateway.hosts == ["[fd00::1]"]
 
 
 def test_old_tls(serve: Callable[..., int]) -> None:
@@ -135,3 +159,28 @@ def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_audit_probe.socket, "create_connection", late)
     assert _audit_probe.port("192.0.2.1", 1) == "silent"
     assert json.dumps(_audit_probe.ask("192.0.2.1", 1, "x", "/"))
+
+
+@pytest.mark.parametrize(("ssh", "control"), [(socket.timeout("timed out"), "silent"), (OSError(errno.ECONNREFUSED, "refused"), "refused")])
+def test_silence_is_checked(monkeypatch: pytest.MonkeyPatch, ssh: OSError, control: str) -> None:
+    """By the port of SSH, once for each address, and only where nothing came back."""
+    asked = []
+
+    def connect(place: tuple[str, int], **_more: Any) -> Any:
+        asked.append(place)
+        raise ssh if place[1] == 2222 else OSError(errno.ECONNREFUSED, "refused") if place[0] == "192.0.2.9" else socket.timeout("timed out")
+
+    monkeypatch.setattr(_audit_probe.socket, "create_connection", connect)
+    ports = [{"address": address, "port": number, "ssh_port": 2222} for address, number in (("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.9", 1))]
+    result = _audit_probe.probe(ports, [])["ports"]
+    assert [(item["answer"], item["control"]) for item in result] == [("silent", control), ("silent", control), ("refused", "")]
+    assert asked.count(("192.0.2.1", 2222)) == 1 and ("192.0.2.9", 2222) not in asked
+
+
+def test_no_way_is_an_error_of_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without IPv6 says nothing of a port that is reached by it."""
+    def no_way(*_args: Any, **_more: Any) -> Any:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(_audit_probe.socket, "create_connection", no_way)
+    assert "Network is unreachable" in _audit_probe.port("fd00::1", 1)

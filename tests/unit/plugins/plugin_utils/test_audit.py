@@ -85,6 +85,11 @@ def port(number: int, value: str, **more: Any) -> Break:
     return lambda found: found["probes"]["ports"][number].update(answer=value, **more)
 
 
+def also(number: int, **values: Any) -> Break:
+    """A port was asked at another address, too."""
+    return lambda found: found["probes"]["ports"].append({**found["probes"]["ports"][number], **values})
+
+
 def nginx(*lines: Data, without: tuple[str, ...] = ()) -> Break:
     """The gateway's nginx has other lines."""
     def change(found: Data) -> None:
@@ -110,15 +115,40 @@ def query(name: str, value: Any) -> Break:
 def without(*hosts: str) -> Break:
     """Hosts are not in the inventory."""
     def change(found: Data) -> None:
+        limited(*hosts)(found)
+        found["inventory"] = {group: [name for name in names if name not in hosts] for group, names in found["inventory"].items()}
+    return change
+
+
+def limited(*hosts: str) -> Break:
+    """Hosts are not in the play, by --limit."""
+    def change(found: Data) -> None:
         for host in hosts:
             del found["hosts"][host]
         found["probes"] = {kind: [item for item in items if item["host"] not in hosts] for kind, items in found["probes"].items()}
     return change
 
 
-def unreached(found: Data) -> None:
-    """gpu2 could not be connected to."""
-    found["hosts"]["gpu2"].update(facts=None, problem="Connection timed out")
+def unreached(found: Data, host: str = "gpu2") -> None:
+    """A host could not be connected to."""
+    found["hosts"][host].update(facts=None, problem="Connection timed out")
+
+
+def no_gateway_reached(found: Data) -> None:
+    """The gateway could not be connected to, and so nobody asked it."""
+    unreached(found, "gw")
+    found["probes"]["gateways"] = []
+
+
+def no_gateway_asked(found: Data) -> None:
+    """The host that was to ask the gateway failed."""
+    found["probes"]["gateways"] = []
+
+
+def no_monitoring(found: Data) -> None:
+    """No host is in the group monitoring."""
+    found["hosts"]["gw"].update(groups=["gateway"])
+    found["inventory"]["monitoring"] = []
 
 
 def no_probes(found: Data) -> None:
@@ -133,18 +163,37 @@ def no_rules_either(found: Data) -> None:
 
 
 SITE = {**directive(3, "proxy_pass", "http://10.0.0.11:11434", server=7), "file": "/etc/nginx/sites-enabled/other"}
+OTHER_SITE = "/etc/nginx/sites-enabled/other"
+
+
+def site(target: str, *lines: Data, listen: tuple[str, ...] = ("8082",)) -> Break:
+    """Somebody else's site on the gateway, which passes requests on."""
+    own = [directive(1, "listen", *listen, server=7), directive(2, "proxy_pass", target, server=7)]
+    return nginx(*({**line, "file": OTHER_SITE} for line in [*own, *lines]))
+
+
+UPSTREAM = {**directive(9, "server", "10.0.0.11:11434", "max_fails=3", server=-1), "context": ["http", "upstream mine"]}
 BACKUP = {"name": "ollama_backup_last_success_timestamp_seconds", "labels": "", "path": "b.prom"}
+OPENED = [
+    {"name": "Prometheus", "port": 9090, "peers": [], "networks": []},
+    {"name": "extra rule tcp 9000-9099", "port": 9000, "last": 9099, "peers": [], "networks": ["10.9.0.0/24"]},
+]
 SWAP = [{"path": "/dev/sda2", "size": 8 << 30, "used": 1 << 30}]
+DRILLED = {"name": "ollama_backup_drill_last_success_timestamp_seconds", "labels": "", "path": "b.prom"}
 DRILL = {"name": "ollama_backup_drill_success", "labels": "", "path": "b.prom"}
 
 # row, what is broken, the host of the evidence, and what it says
 FAILS: list[tuple[str, Break, str, str]] = [
     ("hosts-reached", unreached, "gpu2", "Connection timed out"),
+    # it fell out between two tasks
+    ("hosts-reached", lambda found: found["hosts"]["gpu2"].update(problem="Connection reset"), "gpu2", "ask other hosts Connection reset"),
     ("hosts-reached", part("gpu1", "problems", {"gpu": "no such device"}), "gpu1", "gpu: no such device"),
     ("restart-policy", of_unit("gpu1", 0, restart="no"), "gpu1", "Restart=no"),
     ("restart-policy", of_unit("gpu1", 0, restart="on-failure"), "gpu1", "Restart=on-failure"),
     ("restart-policy", of_unit("gw", 0, enabled="disabled"), "gw", "UnitFileState=disabled"),
     ("restart-policy", part("gpu1", "units", []), "gpu1", "no unit of an instance"),
+    ("restart-policy", of_unit("gw", 0, enabled="disabled", active="inactive"), "gw", "UnitFileState=disabled"),
+    ("restart-policy", of_unit("gpu1", 0, enabled="disabled", active="inactive"), "gpu1", "UnitFileState=disabled"),
     ("persistent-storage", instance(filesystem="tmpfs", device="tmpfs", mount="/srv/models"), "gpu1", "/srv/models from tmpfs"),
     ("resource-limits", of_unit("gpu1", 0, memory_max="infinity"), "gpu1", "MemoryMax=infinity"),
     ("resource-limits", of_unit("gpu1", 0, cpu_quota="infinity"), "gpu1", "CPUQuotaPerSecUSec=infinity"),
@@ -159,14 +208,26 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("tls", old_tls("accepted"), "gw", "accepted"),
     ("tls", nginx(directive(4, "ssl_protocols", "TLSv1.1", "TLSv1.2"), without=("ssl_protocols",)), "gw", "ssl_protocols TLSv1.1 TLSv1.2"),
     ("tls", nginx(directive(9, "ssl_protocols", "TLSv1", server=-1), directive(9, "listen", "443", "ssl", server=4)), "gw", "ssl_protocols TLSv1"),
+    ("tls", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 1 listen 8082"),
+    ("tls", site("http://mine", UPSTREAM), "gw", "listen 8082"),
+    ("tls", nginx({**SITE, "server": 9}), "gw", "has no line listen"),
+    ("tls", no_gateway_reached, "gw", "Connection timed out"),
+    ("tls", no_gateway_asked, "gw", "no host could ask it"),
     ("tls", without("gw"), "gpu1", "there is no gateway, and Ollama listens on 10.0.0.11:11434"),
     ("authentication", answer("no_key", status=200), "gw", "status 200"),
     ("authentication", answer("wrong_key", status=200), "gw", "status 200"),
     ("authentication", nginx(SITE), "gw", "past the gateway's keys"),
+    ("authentication", site("http://mine", UPSTREAM), "gw", "http://mine: it leads to Ollama past"),
+    ("authentication", site("http://10.0.0.11:11434$request_uri"), "gw", "past the gateway's keys"),
+    ("authentication", site("$scheme://mine$request_uri", UPSTREAM), "gw", "past the gateway's keys"),
+    ("authentication", site("http://gpufleet_ollama"), "gw", f"{OTHER_SITE}, line 2"),
+    ("authentication", no_gateway_reached, "gw", "Connection timed out"),
+    ("authentication", no_gateway_asked, "gw", "no host could ask it"),
     ("authentication", without("gw"), "gpu1", "there is no gateway"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="0.0.0.0"), "gpu1", "listens on 0.0.0.0:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::"), "gpu1", "listens on [::]:11434"),
     ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="8.8.8.8", pid=0, unit="", command=""), "gpu1", "a process of no unit"),
+    ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:8.8.8.8"), "gpu1", "8.8.8.8"),
     ("rate-limiting", nginx(without=("limit_req",)), "gw", "has no limit_req"),
     ("rate-limiting", nginx(without=("limit_req_zone",)), "gw", "a zone that is not there"),
     ("rate-limiting", nginx(without=("proxy_pass",)), "gw", "nginx passes nothing on"),
@@ -176,7 +237,11 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("logs-without-prompts", variable("OLLAMA_DEBUG", "1"), "gpu1", "OLLAMA_DEBUG=1"),
     ("logs-without-prompts", variable("OLLAMA_DEBUG_LOG_REQUESTS", "no"), "gpu1", "OLLAMA_DEBUG_LOG_REQUESTS=no"),
     ("logs-without-prompts", nginx(directive(1, "log_format", "gw", "$request_body"), without=("log_format",)), "gw", "has $request_body"),
+    ("logs-without-prompts", nginx(directive(1, "log_format", "gw", "x=${request_body}y"), without=("log_format",)), "gw", "has $request_body"),
     ("network-acl", port(0, "open"), "gpu1", "open"),
+    # who asked had no way to the host, so that the rules must do as evidence
+    ("network-acl", both(port(0, "silent", control="silent"), part("gpu1", "firewall", {"loaded": True, "rules": [], "problem": ""})), "gpu1", "no rule drops"),
+    ("network-acl", also(0, answer="open", address="fd00::11"), "gpu1", "[fd00::11]"),
     ("network-acl", no_rules_either, "gpu1", "No such file or directory"),
     ("network-acl", both(no_probes, part("gpu1", "firewall", {"loaded": True, "rules": [], "problem": ""})), "gpu1", "no rule drops"),
     ("model-access", part("gw", "clients", [{"kind": "client", "name": "a", "classes": ["admin"], "keys": 1}]), "gw", "a of 1 with the class admin"),
@@ -202,6 +267,7 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("backup", part("gpu1", "textfile", []), "gpu1", "no backup was made of bot:latest"),
     ("backup", part("gpu1", "textfile", [{**BACKUP, "value": NOW - 3 * DAY}]), "gpu1", "72 hours ago"),
     ("backup", part("gpu1", "textfile", [{**DRILL, "value": 0.0}]), "gpu1", "0"),
+    ("backup", part("gpu1", "textfile", [{**DRILL, "value": 1.0}, {**DRILLED, "value": NOW - 41 * DAY}]), "gpu1", "41 days ago"),
     ("backup", everywhere("textfile", [{**BACKUP, "value": NOW}]), "", "restored for a try"),
     ("models-locked", model(stale=True), "gpu1", "the lock wants another one"),
     ("models-locked", model(stale=None), "gpu1", "no lock pins it"),
@@ -212,11 +278,16 @@ FAILS: list[tuple[str, Break, str, str]] = [
     ("swap", both(of_unit("gpu1", 0, memory_swap_max="infinity"), part("gpu1", "swap", SWAP)), "gpu1", "/dev/sda2: 1.0 GiB of 8.0 GiB used"),
     ("disk", part("gpu1", "disks", [{"path": "/srv", "size": 100 << 30, "free": 1 << 30}]), "gpu1", "1.0 GiB of 100.0 GiB free, 1%"),
     ("configuration", of_unit("gpu1", 0, stale=True), "gpu1", "NeedDaemonReload=yes"),
+    ("configuration", of_unit("gpu1", 0, configured="decade"), "gpu1", "default.env decade, and the process of ollama@default.service runs with c0ffee"),
+    ("configuration", variable("GPUFLEET_CONFIG_ID", None), "gpu1", "runs with none"),
+    ("configuration", answer("health", config="old"), "gw", "X-Gateway-Config: old, and /etc/gpufleet/gateway/clients.json has beef"),
     ("configuration", of_unit("gpu1", 0, active="failed"), "gpu1", "failed now"),
     ("health-monitored", query("health", []), "gw", "no sample"),
     ("health-monitored", prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "refused"}]), "gw", "gpu2 is down: refused"),
     ("health-monitored", prometheus("targets", None), "gw", "no answer"),
-    ("health-monitored", lambda found: found["hosts"]["gw"].update(groups=["gateway"]), "", "no host in the group monitoring"),
+    ("health-monitored", no_monitoring, "", "no host in the group monitoring"),
+    ("health-monitored", no_gateway_reached, "gw", "Connection timed out"),
+    ("health-monitored", prometheus("targets", [{"job": "own", "host": "", "health": "down", "error": "x"}]), "gw", "own of  is down"),
     ("latency-errors", query("gateways", []), "gw", "no sample"),
     ("latency-errors", lambda found: facts(found, "gw").pop("prometheus"), "gw", "was not looked at"),
     ("dashboards", lambda found: facts(found, "gw")["requests"].pop("grafana"), "gw", "Grafana is not wanted"),
@@ -290,6 +361,11 @@ NOT_APPLICABLE: list[tuple[str, Break]] = [
     ("network-acl", no_ollama), ("model-access", without("gw")), ("audit-log", without("gw")), ("other-ports", no_probes),
     # a host may reach what the inventory lets its network reach
     ("other-ports", port(2, "open", source="10.9.0.4")),
+    ("other-ports", both(wanted("gw", services=OPENED), port(2, "open", source="10.9.0.4"))),
+    # who asked had no way to the host
+    ("other-ports", port(2, "silent", control="unreachable")), ("other-ports", port(2, "[Errno 101] Network is unreachable", control="")),
+    # the limit of the gateway, which says nothing of keys
+    ("authentication", both(answer("no_key", status=429), answer("wrong_key", status=429))),
     # a bridge that every host with containers has: who asked met himself
     ("other-ports", port(2, "open", address="172.17.0.1", source="172.17.0.1")),
     ("other-ports", port(2, "[Errno -2] Name or service not known")),
@@ -298,11 +374,22 @@ NOT_APPLICABLE: list[tuple[str, Break]] = [
     ("backup", only_registries), ("models-locked", no_models), ("time-sync", containers), ("swap", containers), ("model-sizes", no_models),
     ("context-length", no_ollama), ("num-parallel", no_ollama), ("keep-alive", no_ollama), ("gpus", no_gpus),
 ]
+GROUP_OF = {"tls": "gateway", "authentication": "gateway", "several-instances": "gateway"}
 # every fleet has hosts with disks and units, and needs to be watched and balanced
 ALWAYS = {
     "hosts-reached", "restart-policy", "health-checks", "several-instances", "disk", "configuration", "health-monitored", "latency-errors", "dashboards",
     "alerts", "logs",
 }
+
+
+@pytest.mark.parametrize("row", ["tls", "authentication", "several-instances", "health-monitored", "latency-errors", "dashboards", "alerts"])
+def test_outside_of_the_limit(row: str) -> None:
+    """What the inventory has and the play has not is neither good nor bad."""
+    other = data()
+    limited("gw")(other)
+    found = rows(other)[row]
+    assert found["verdict"] == _audit.NOT_APPLICABLE
+    assert [item["answer"] for item in found["evidence"]] == [f"the hosts of the group {GROUP_OF.get(row, 'monitoring')} are outside of --limit"]
 
 
 def test_both_lists_are_there_whole() -> None:
@@ -360,6 +447,16 @@ def test_not_applicable(row: str, change: Break) -> None:
 @pytest.mark.parametrize(
     ("row", "change"),
     [
+        ("network-acl", port(0, "silent", control="silent")),
+        ("network-acl", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:127.0.0.1")),
+        ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="100.64.0.7")),
+        ("bound", lambda found: facts(found, "gpu1")["sockets"][0].update(address="::ffff:10.0.0.11")),
+        ("model-access", answer("no_key_pull", status=429)),
+        # nobody may see the environment of the process, or the gateway says nothing, which other rows are about
+        ("configuration", of_unit("gpu1", 0, environment={})), ("configuration", answer("health", config="")),
+        ("backup", lambda found: facts(found, "gpu1")["textfile"].append({**DRILLED, "value": NOW - 39 * DAY})),
+        # a host that is taken out of the run for a while
+        ("health-monitored", both(limited("gpu2"), prometheus("targets", [{"job": "ollama", "host": "gpu2", "health": "down", "error": "x"}]))),
         # nobody could try, and the rules say that it is closed
         ("network-acl", no_probes),
         ("network-acl", lambda found: facts(found, "gpu1")["sockets"][0].update(address="127.0.0.1")),
@@ -376,6 +473,11 @@ def test_not_applicable(row: str, change: Break) -> None:
         ("not-root", of_unit("gw", 0, uid=0)),
         ("model-sizes", lambda found: facts(found, "gpu2")["units"][0].update(memory_max="infinity")),
         ("restart-policy", lambda found: facts(found, "gpu1")["units"].append(unit("ollama_backup.service", type="oneshot", restart="no", enabled="static"))),
+        # a distribution's own, which a mirror's host has stopped: it only needs the program
+        ("restart-policy", lambda found: facts(found, "gpu1")["units"].append(unit("nginx.service", active="inactive", enabled="disabled", restart="no"))),
+        ("restart-policy", of_unit("gw", 2, active="inactive", enabled="disabled", restart="no")),
+        # a site that leads elsewhere
+        ("authentication", site("http://127.0.0.1:3000$request_uri")), ("tls", site("http://other/")),
         # of a host that was not reached nothing is claimed
         ("restart-policy", unreached),
     ],

@@ -99,6 +99,76 @@ def test_a_network_that_may_is_not_asked() -> None:
     assert [item["port"] for item in plans["gpu2"]["ports"]] == [9090] and plans["gpu1"]["ports"] == []
 
 
+def test_every_address_of_a_port_is_asked() -> None:
+    """Of one port too, and over IPv6 where the host has it; with the port that tells whether there is a way."""
+    hostvars = inventory(ansible_port=2222)
+    hostvars["gpu1"]["ansible_facts"]["default_ipv6"] = {"address": "fd00::11"}
+    looked_at(hostvars, {"gpu1": [("10.0.0.11", 8080), ("172.16.0.11", 8080), ("::", 8081), ("::ffff:127.0.0.1", 8082), ("0.0.0.0", 8083)], "gpu2": []})
+    asked = _audit_plan.audit_probes(ADDRESSES, hostvars)["gpu2"]["ports"]
+    assert [(item["address"], item["port"]) for item in asked] == [
+        ("10.0.0.11", 8080), ("172.16.0.11", 8080), ("10.0.0.11", 8081), ("fd00::11", 8081), ("10.0.0.11", 8083),
+    ]
+    assert {item["ssh_port"] for item in asked} == {2222}
+
+
+def test_what_the_operator_opens_is_a_service() -> None:
+    """Also a port of the fleet, which then both may reach; UDP is not asked."""
+    rules: list[dict[str, Any]] = [{"port": "8000-8010", "networks": ["10.0.0.12"]}, {"port": 9100, "networks": ["10.0.0.12/32"]}]
+    rules.append({"port": 53, "protocol": "udp", "networks": ["::/0"]})
+    hostvars = inventory(ollama_firewall_extra_rules=rules)
+    looked_at(hostvars, {"gpu1": [("10.0.0.11", port) for port in (8005, 8011, 9100, 11434)], "gpu2": [], "mon": [], "gw": []})
+    opened = [(item["port"], item["last"], item["networks"]) for item in wanted("gpu1", hostvars)["services"] if "last" in item]
+    assert opened == [(8000, 8010, ["10.0.0.12/32"]), (9100, 9100, ["10.0.0.12/32"])]
+    plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
+    assert {item["port"]: asker for asker, plan in plans.items() for item in plan["ports"]} == {8005: "gw", 8011: "gpu2", 9100: "gw", 11434: "gpu2"}
+
+
+@pytest.mark.parametrize(
+    ("listening", "values", "asked"),
+    [
+        (["192.168.7.1", "127.0.0.1"], {}, ("mon", "192.168.7.1")),
+        (["0.0.0.0"], {"ansible_host": "192.168.56.10"}, ("mon", "192.168.56.10")),
+        (["0.0.0.0"], {"ansible_host": "10.5.5.5", "ollama_address": "192.168.56.10"}, ("mon", "192.168.56.10")),
+        # a port that a virtual machine's host forwards
+        (["0.0.0.0"], {"ansible_host": "127.0.0.1"}, ("mon", "10.0.0.1")),
+        (["0.0.0.0"], {"ansible_host": "gw.example.org"}, ("mon", "10.0.0.1")),
+        (["::", "127.0.0.1"], {"ansible_host": "192.168.56.10"}, ("mon", "fd00::1")),
+        (["::", "127.0.0.1"], {"ollama_address": "fd00::99"}, ("mon", "fd00::99")),
+        (["127.0.0.1"], {}, ("gw", "127.0.0.1")),
+        # it does not run
+        ([], {}, ("mon", "10.0.0.1")),
+    ],
+)
+def test_a_gateway_is_asked_where_it_listens(listening: list[str], values: dict[str, Any], asked: tuple[str, str]) -> None:
+    """By another host if it listens for others."""
+    hostvars = inventory()
+    hostvars["gw"].update(values)
+    hostvars["gw"]["ansible_facts"]["default_ipv6"] = {"address": "fd00::1"}
+    looked_at(hostvars, {"gw": [(address, 443) for address in listening], "mon": []})
+    plans = _audit_plan.audit_probes(ADDRESSES, hostvars)
+    assert [(asker, item["address"]) for asker, plan in plans.items() for item in plan["gateways"]] == [asked]
+
+
+class Counted(dict[str, Any]):
+    """Variables that count who looks at them: with Ansible each look costs time."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """One look."""
+        self.looks += 1
+        return super().get(key, default)
+
+
+def test_variables_are_looked_at_once() -> None:
+    """However many ports there are, and hosts that may ask."""
+    hostvars = inventory()
+    looked_at(hostvars, {host: [("0.0.0.0", 20000 + number) for number in range(50)] for host in ADDRESSES})
+    counted = {host: Counted(values) for host, values in hostvars.items()}
+    _audit_plan.audit_probes(ADDRESSES, counted)
+    assert max(values.looks for values in counted.values()) < 10
+
+
 @pytest.mark.parametrize(("connection", "count"), [("ssh", 1), ("local", 0)])
 def test_a_single_box_is_asked_by_the_controller(connection: str, count: int) -> None:
     """Unless the controller is that box, which would see itself. Its gateway it asks itself."""
