@@ -73,9 +73,7 @@ class Drill:
         """
         indexes = {snapshot: Index.load(self.repository.index(snapshot)) for snapshot in self._current()}
         names = asked(indexes, wanted)
-        result = []
-        for snapshot, index in indexes.items():
-            result.append(self._one(snapshot, index, names[snapshot]))
+        result = [self._one(snapshot, index, names[snapshot]) for snapshot, index in indexes.items()]
         if part:
             self.repository.check(part)
             self.say(f"{self.host}: part {part} of the repository was read, and is whole")

@@ -70,10 +70,11 @@ def test_drills_that_are_not_wanted_any_more() -> None:
 
 
 def test_storage_that_is_damaged() -> None:
-    """A byte of the largest pack is another one: the drill fails and says so, and its metric with it."""
+    """Bytes of all packs are others, since it is not known which are those of this host's backup: the drill fails and says so, and its metric with it."""
     host = on_host(TO)
-    pack = host.check_output(f"find {STORAGE}/data -type f -printf '%s %p\\n' | sort -n | tail -n 1").split()[1]
-    host.check_output(f"cp -p {pack} /root/pack && chmod u+w {pack} && printf '\\377\\377\\377\\377' | dd of={pack} bs=1 seek=40 conv=notrunc status=none")
+    host.check_output(f"cp -a {STORAGE}/data /root/data")
+    flip = "chmod u+w $0 && printf '\\377\\377\\377\\377' | dd of=$0 bs=1 seek=40 conv=notrunc status=none"
+    host.check_output("find %s -type f -exec sh -c %s {} ';'", f"{STORAGE}/data", flip)
     try:
         before = digests(TO)
         done = play("backup_drill", "-l", TO)
@@ -81,12 +82,13 @@ def test_storage_that_is_damaged() -> None:
         assert metrics(TO, "drill")['ollama_backup_drill_success{backup_host="backup-a"}'] == 0 and digests(TO) == before
         assert host.check_output("find /var/lib/gpufleet-drill -mindepth 1") == ""
     finally:
-        host.check_output(f"mv /root/pack {pack} && chown storage: {pack}")
+        host.check_output(f"rm -r {STORAGE}/data && mv /root/data {STORAGE}/data")
     host.check_output("systemctl reset-failed gpufleet-backup-drill.service; systemctl start gpufleet-backup-drill.service")
 
 
 def test_a_host_that_wants_none_any_more() -> None:
-    """All is removed but the backups, also after a run that was broken off; then the plan for a host without any of it changes nothing, and says what would come."""
+    """All is removed but the backups, also after a run that was broken off; then the plan for a host without any of it
+    changes nothing, and says what would come."""
     host = on_host(FROM)
     host.check_output("systemctl disable --now gpufleet-backup.timer && rm /etc/systemd/system/gpufleet-backup.timer")
     assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).status == 0
