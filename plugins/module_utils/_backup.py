@@ -116,7 +116,8 @@ class Index:
             document = json.loads(data)
             version = document["version"]
             if version != VERSION:
-                raise BackupError(f"the backup has an index of version {version}, and this collection knows {VERSION}: use the one that made it")
+                text = f"the backup has an index of version {version}, and this collection knows {VERSION}: use the one that made it"
+                raise BackupError(text, "version")
             index = cls(document["host"], document["store"], float(document["timestamp"]), document["release"])
             for model in document["models"]:
                 manifest, name = Manifest(base64.b64decode(model["manifest"])), Name(*model["path"].split("/"))
@@ -219,11 +220,9 @@ class Backup:
         return index
 
     def newest(self) -> Index | None:
-        """The index of the newest backup of this host and store, None when there is none."""
-        for snapshot in self.repository.snapshots(self.host):
-            if snapshot.store == self.store.path:
-                return Index.load(self.repository.index(snapshot))
-        return None
+        """The index of the newest backup of this host and store, None when there is none, or it is damaged: another one is the mend of that."""
+        snapshot = newest_by_store(self.repository.snapshots(self.host)).get(self.store.path)
+        return _index_unless(("damaged",), self.repository, snapshot) if snapshot else None
 
     def run(self, policy: Policy, progress: Progress | None = None) -> Result:
         """Make a backup: whole, or not at all. Raises BackupError, OSError for a disk that fails."""
@@ -248,6 +247,13 @@ class Backup:
         missing = self.store.missing(index.saved)
         if missing:
             raise self._gone(index, missing[0])
+        for layer in index.saved:
+            path = self.store.blob_path(layer.digest)
+            if os.path.islink(path):
+                raise BackupError(
+                    f"the blob {path} of {self._users(index, layer)} is a link to {os.path.realpath(path)}, and a backup would hold the link alone: nothing "
+                    "was saved, the last good backup stays. Put the file in its place, or mount the other disk there", "store",
+                )
 
     @staticmethod
     def _users(index: Index, layer: Layer) -> str:
@@ -313,8 +319,12 @@ class Backup:
     def _verify(self, index: Index) -> None:
         """Compare with their digests the blobs that nobody compared yet: a server trusts what it finds, and a rotten blob would replace a good one."""
         with self.store.as_owner():
-            for layer in self.store.unverified(index.saved):
+            verified = self.store.verified()
+            for layer in index.saved:
+                # of the link, which is what is saved: the blob may be gone by now, or be another one
                 before = self._identity(layer)
+                if verified.get(layer.digest) == before:
+                    continue
                 found = sha256_file(self._link_path(layer))
                 if found != layer.digest:
                     raise BackupError(
@@ -335,10 +345,11 @@ class Backup:
         """Wait until the owners have saved what this host has of their models, as long as that is to be hoped for."""
         until = time.monotonic() + self.owner_seconds
         owners = {parse(name).key: owner for name, owner in self.owners.items() if owner != self.host}
+        own = self._saved_by(self.host) if owners else set()
         while owners:
             wanted: dict[str, set[str]] = {}
             index = self.plan()
-            saved = {layer.digest for layer in index.saved}
+            saved = {layer.digest for layer in index.saved} - own
             for name, manifest in index.models.items():
                 if name.key in owners:
                     wanted.setdefault(owners[name.key], set()).update(layer.digest for layer in manifest.layers if layer.digest in saved)
@@ -348,9 +359,21 @@ class Backup:
                 return
             time.sleep(min(_WAIT_SECONDS, left))
 
-    def _saved_by(self, owner: str) -> set[str]:
-        snapshots = self.repository.snapshots(owner)
-        return {layer.digest for layer in Index.load(self.repository.index(snapshots[0])).saved} if snapshots else set()
+    def _saved_by(self, host: str) -> set[str]:
+        """The layers in the newest backup of each store of a host. One that cannot be understood saves nobody the work."""
+        snapshots = newest_by_store(self.repository.snapshots(host)).values()
+        indexes = [_index_unless(("damaged", "version"), self.repository, snapshot) for snapshot in snapshots]
+        return {layer.digest for index in indexes if index for layer in index.saved}
+
+
+def _index_unless(kinds: Iterable[str], repository: Repository, snapshot: Snapshot) -> Index | None:
+    """The index of a backup, None for a failure of one of some kinds."""
+    try:
+        return Index.load(repository.index(snapshot))
+    except BackupError as error:
+        if error.kind not in kinds:
+            raise
+    return None
 
 
 def _counter(progress: Progress | None, what: str, total: int) -> Callable[[int], None]:
@@ -370,22 +393,41 @@ def _counter(progress: Progress | None, what: str, total: int) -> Callable[[int]
 
 # -- the way back -------------------------------------------------------------------
 
-def choose(repository: Repository, host: str, store: str = "", snapshot: str = "") -> Snapshot:
-    """The backup that is meant: of a host, of one of its stores if it has several, the newest or the one whose id begins so. BackupError when there is none."""
-    found = repository.snapshots(host)
-    if not found:
-        others = sorted({item.host for item in repository.snapshots()})
-        raise BackupError(f"{repository.where} has no backup of {host}: " + (f"it has some of {', '.join(others)}" if others else "it is empty"), "missing")
+def newest_by_store(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
+    """Of backups of a host, the newest first, the first of each store."""
+    result: dict[str, Snapshot] = {}
+    for snapshot in snapshots:
+        result.setdefault(snapshot.store, snapshot)
+    return result
+
+
+def choose(repository: Repository, host: str, store: str = "", snapshot: str = "", target: str = "") -> Snapshot:
+    """The backup of a host that is meant: the newest or the one whose id begins so. BackupError when there is none.
+
+    Of a host that has backups of several stores, that of C(store); if that is not given, of the one whose path is C(target).
+    """
+    found = backups_of(repository, host)
+    stores = sorted(newest_by_store(found))
+    if store and store not in stores:
+        raise BackupError(f"{repository.where} has no backup of the store {store} of {host}: it has those of {', '.join(stores)}", "missing")
     if snapshot:
-        fits = [item for item in found if item.id.startswith(snapshot)]
+        fits = [item for item in found if item.id.startswith(snapshot) and store in ("", item.store)]
         if len(fits) != 1:
             raise BackupError(f"{repository.where} has {len(fits)} backups of {host} whose id begins with {snapshot}: give one of {_listed(found)}", "missing")
         return fits[0]
-    stores = sorted({item.store for item in found})
-    wanted = store if store in stores else stores[0] if len(stores) == 1 else ""
+    wanted = store or (target if target in stores else stores[0] if len(stores) == 1 else "")
     if not wanted:
         raise BackupError(f"{repository.where} has backups of the stores {', '.join(stores)} of {host}: say which", "missing")
-    return next(item for item in found if item.store == wanted)
+    return newest_by_store(found)[wanted]
+
+
+def backups_of(repository: Repository, host: str) -> list[Snapshot]:
+    """The backups of a host, the newest first. BackupError when there is none."""
+    found: list[Snapshot] = repository.snapshots(host)
+    if not found:
+        others = sorted({item.host for item in repository.snapshots()})
+        raise BackupError(f"{repository.where} has no backup of {host}: " + (f"it has some of {', '.join(others)}" if others else "it is empty"), "missing")
+    return found
 
 
 def _listed(snapshots: Iterable[Snapshot]) -> str:

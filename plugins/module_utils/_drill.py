@@ -20,10 +20,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
-from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Index, Restore, choose
+from ansible_collections.gpufleet.ollama.plugins.module_utils._backup import Index, Restore, backups_of, newest_by_store
 from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, Http
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer
-from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import Name, parse
 from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import BackupError, Repository, Snapshot
 from ansible_collections.gpufleet.ollama.plugins.module_utils._sideload import Options, Progress
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import BUFFER, Store
@@ -34,6 +34,8 @@ _START_SECONDS = 60
 _ANSWER_SECONDS = 900
 # it goes by itself if whoever started it is killed
 _LIFE_SECONDS = 3600
+# a host saves its stores one after the other, and each of them daily: one that stays behind the newest for longer it has no more
+_BEHIND_SECONDS = 2 * 86400
 # what the instance may not: it reads a few files, and listens on loopback
 _SANDBOX = (
     "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectProc=invisible",
@@ -63,24 +65,37 @@ class Drill:
         self.make_http = make_http
         self.say = say
 
-    def run(self, wanted: Iterable[str] = (), part: str = "") -> dict[str, Any]:
-        """Do it. Returns what was proved. Raises BackupError; nothing is left either way.
+    def run(self, wanted: Iterable[str] = (), part: str = "") -> list[dict[str, Any]]:
+        """Do it, for the newest backup of each store of the host. Returns what was proved of each. Raises BackupError; nothing is left either way.
 
-        C(wanted): the models to restore and to ask; without any the smallest one that needs the backup. C(part): of the repository's data such as
-        3/12, that is read beside the backup itself.
+        C(wanted): the models to restore and to ask; without any the smallest one of each store that needs the backup. C(part): of the repository's
+        data such as 3/12, that is read beside the backups themselves.
         """
+        indexes = {snapshot: Index.load(self.repository.index(snapshot)) for snapshot in self._current()}
+        names = asked(indexes, wanted)
+        result = [self._one(snapshot, index, names[snapshot]) for snapshot, index in indexes.items()]
+        if part:
+            self.repository.check(part)
+            self.say(f"{self.host}: part {part} of the repository was read, and is whole")
+        return result
+
+    def _current(self) -> list[Snapshot]:
+        """The newest backup of each store that the host still saves. Retention keeps the last one of the others: they are no proof, and no failure."""
+        newest = list(newest_by_store(backups_of(self.repository, self.host)).values())
+        result = [snapshot for snapshot in newest if newest[0].time - snapshot.time <= _BEHIND_SECONDS]
+        for snapshot in newest[len(result):]:
+            self.say(f"{self.host}: {snapshot.store} was not saved since {_day(snapshot)}, and is left out")
+        return result
+
+    def _one(self, snapshot: Snapshot, index: Index, names: list[str]) -> dict[str, Any]:
+        """One backup: all of it is read, and some models answer."""
         with ExitStack() as stack:
             stack.callback(clean, self.scratch)
             clean(self.scratch)
-            snapshot = choose(self.repository, self.host)
-            index = Index.load(self.repository.index(snapshot))
-            self.say(f"{self.host}: backup {snapshot.id} of {time.strftime('%Y-%m-%d %H:%M', time.localtime(snapshot.time))}, {len(index.models)} models")
+            self.say(f"{self.host}: backup {snapshot.id} of {snapshot.store} from {_day(snapshot)}, {len(index.models)} models")
             count = self._read_all(snapshot, index)
             self.say(f"{self.host}: {len(index.saved)} layers of the backup, {count} bytes, have the digests that they must have")
-            if part:
-                self.repository.check(part)
-                self.say(f"{self.host}: part {part} of the repository was read, and is whole")
-            answers = self._answers(snapshot, index, wanted, stack)
+            answers = self._answers(snapshot, names, stack)
             return {"snapshot": snapshot.id, "time": snapshot.time, "bytes": count, "models": answers}
 
     def _read_all(self, snapshot: Snapshot, index: Index) -> int:
@@ -91,8 +106,11 @@ class Drill:
                 raise BackupError(f"{layer.digest} has other bytes in {self.repository.text}: their SHA-256 is {found}", "damaged")
         return index.bytes_in("backup")
 
-    def _answers(self, snapshot: Snapshot, index: Index, wanted: Iterable[str], stack: ExitStack) -> list[str]:
+    def _answers(self, snapshot: Snapshot, wanted: list[str], stack: ExitStack) -> list[str]:
         """Restore some models, and let each answer. Returns their names."""
+        if not wanted:
+            self.say(f"{self.host}: it has no model that is to answer")
+            return []
         account = pwd.getpwnam(self.user)
         # who passes through may not look in
         os.makedirs(self.scratch, 0o711)
@@ -101,10 +119,7 @@ class Drill:
             os.mkdir(path, 0o700)
             os.chown(path, account.pw_uid, account.pw_gid)
         restore = Restore(store, self.repository, snapshot, self.options, self.make_http)
-        names = restore.names(wanted or smallest(index))
-        if not names:
-            self.say(f"{self.host}: the backup has no model that could answer")
-            return []
+        names = restore.names(wanted)
         restore.run(restore.plan(names, False), Progress(None, len(names)))
         restore.check(names)
         self.say(f"{self.host}: restored {', '.join(name.display for name in names)}, to the byte")
@@ -112,6 +127,23 @@ class Drill:
         for name in names:
             self.say(f"{self.host}: {name.display} answers: {ask(port, name.display)}")
         return [name.display for name in names]
+
+
+def _day(snapshot: Snapshot) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(snapshot.time))
+
+
+def asked(indexes: Mapping[Snapshot, Index], wanted: Iterable[str]) -> dict[Snapshot, list[str]]:
+    """Which models of each backup are to answer: those that are wanted, as far as it has them; or the smallest. BackupError for one that none has."""
+    keys = {parse(text).key: text for text in wanted}
+    if not keys:
+        return {snapshot: smallest(index) for snapshot, index in indexes.items()}
+    result = {snapshot: [keys[name.key] for name in index.models if name.key in keys] for snapshot, index in indexes.items()}
+    lost = sorted(set(keys.values()) - {text for found in result.values() for text in found})
+    if lost:
+        has = sorted({name.display for index in indexes.values() for name in index.models})
+        raise BackupError(f"the backup has no model {', '.join(lost)}: it has {', '.join(has) or 'none'}", "missing")
+    return result
 
 
 def smallest(index: Index) -> list[str]:

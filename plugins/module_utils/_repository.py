@@ -31,7 +31,15 @@ from urllib.parse import quote, unquote, urlsplit
 from ansible_collections.gpufleet.ollama.plugins.module_utils._blobs import Budget, FileBlob
 from ansible_collections.gpufleet.ollama.plugins.module_utils._http import FetchError, shown
 from ansible_collections.gpufleet.ollama.plugins.module_utils._manifests import Layer
-from ansible_collections.gpufleet.ollama.plugins.module_utils._store import BUFFER, PRIVATE_DIR, as_root, open_file, read_file, sync_directory
+from ansible_collections.gpufleet.ollama.plugins.module_utils._store import (
+    BUFFER,
+    PRIVATE_DIR,
+    as_root,
+    open_file,
+    raise_unless_gone,
+    read_file,
+    sync_directory,
+)
 
 INDEX_FILE = "index.json"
 BLOBS_DIR = "blobs"
@@ -85,7 +93,7 @@ _MEANINGS = (
 class BackupError(Exception):
     """A backup or a restore is not possible; the text is for the user.
 
-    C(kind): password, clock, disk, damaged, locked, keys, unreachable, missing, permission, removed, changed, store, or other.
+    C(kind): password, clock, disk, damaged, locked, keys, unreachable, missing, permission, removed, changed, store, version, or other.
     """
 
     def __init__(self, text: str, kind: str = "other") -> None:
@@ -362,7 +370,9 @@ class Restic:
             except BackupError:
                 # made without a file that could not be read; or with one that the repository had lost, which only the next try finds whole
                 if summary.get("snapshot_id"):
-                    self.discard(Saved(summary["snapshot_id"], 0))
+                    # storage that only lets add keeps it; what could not be read is what is to be said
+                    with suppress(BackupError):
+                        self.discard(Saved(summary["snapshot_id"], 0))
                 if last or not summary.get("snapshot_id"):
                     raise
         if not summary.get("snapshot_id"):
@@ -508,10 +518,14 @@ class Cas:
                 os.close(descriptor)
 
     def snapshots(self, host: str = "") -> list[Snapshot]:
-        """The backups that are there, the newest first."""
+        """The backups that are there, the newest first.
+
+        BackupError where a directory cannot be read: its backups would seem to be gone, and their blobs nobody's.
+        """
         result = []
         with _told(self.where):
-            for folder, _folders, files in os.walk(os.path.join(self._indexes, _quoted(host)) if host else self._indexes):
+            top = os.path.join(self._indexes, _quoted(host)) if host else self._indexes
+            for folder, _folders, files in os.walk(top, onerror=raise_unless_gone):
                 for file in files:
                     found = re.fullmatch(r"(\d+)\.json", file)
                     if found:

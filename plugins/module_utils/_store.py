@@ -69,7 +69,7 @@ class Store:
         OSError where a directory cannot be read: its models would seem to be gone, and their blobs nobody's.
         """
         result = {}
-        for folder, folders, files in os.walk(self.manifests, onerror=_raise_unless_gone):
+        for folder, folders, files in os.walk(self.manifests, onerror=raise_unless_gone):
             folders.sort()
             depth = 0 if folder == self.manifests else os.path.relpath(folder, self.manifests).count(os.sep) + 1
             if depth == 3:
@@ -194,7 +194,8 @@ class Store:
 
     # -- what was verified, so that nothing is hashed twice -------------------
 
-    def _journal(self) -> dict[str, list[int]]:
+    def verified(self) -> dict[str, list[int]]:
+        """The journal: digest -> the identity that the blob had when its bytes were compared with it."""
         try:
             found = json.loads(read_file(self._verified_path))
         except (FileNotFoundError, NotADirectoryError, NoFile, ValueError, RecursionError):
@@ -203,7 +204,7 @@ class Store:
 
     def unverified(self, layers: Iterable[Layer]) -> list[Layer]:
         """Of layers whose blobs are there: those whose bytes were never compared with their digest, or were touched since."""
-        journal = self._journal()
+        journal = self.verified()
         return [layer for layer in layers if (identity := self.identity(layer.digest)) and journal.get(layer.digest) != identity]
 
     def identity(self, digest: str) -> list[int] | None:
@@ -219,7 +220,7 @@ class Store:
             return
         self.make_directories()
         with self.lock("verified"):
-            journal = {digest: found for digest, found in self._journal().items() if os.path.exists(self.blob_path(digest))}
+            journal = {digest: found for digest, found in self.verified().items() if os.path.exists(self.blob_path(digest))}
             self.write(self._verified_path, json.dumps({**journal, **identities}, sort_keys=True).encode())
 
     # -- writing ------------------------------------------------------------
@@ -409,7 +410,8 @@ def as_root() -> Iterator[None]:
         os.seteuid(uid)
 
 
-def _raise_unless_gone(error: OSError) -> None:
+def raise_unless_gone(error: OSError) -> None:
+    """For os.walk, which leaves out by itself whatever it cannot list."""
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
 

@@ -63,9 +63,9 @@ options:
   initialise:
     description:
       - With V(missing) the repository is made where there is none. With V(never) that is a failure, so that a disk that is not mounted is no new
-        repository. With V(only) it is made if need be, and nothing is saved.
+        repository. With V(only) it is made if need be, and nothing is saved. With V(check) it must be there, and nothing is saved.
     type: str
-    choices: [missing, never, only]
+    choices: [missing, never, only, check]
     default: missing
   keep_daily:
     description: Backups of how many days stay, the last of each day. With this, O(keep_weekly) and O(keep_monthly) all 0, none is deleted.
@@ -179,7 +179,7 @@ seconds:
 kind:
   description:
     - What kind of failure it was. V(password), V(clock), V(disk), V(damaged), V(locked), V(keys), V(unreachable), V(missing), V(permission), V(removed),
-      V(changed), V(store) or V(other).
+      V(changed), V(store), V(version) or V(other).
   type: str
   returned: failure
   sample: unreachable
@@ -204,7 +204,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "owners": {"type": "dict", "default": {}},
     "owner_timeout": {"type": "int", "default": 0},
     "force": {"type": "bool", "default": False},
-    "initialise": {"type": "str", "choices": ["missing", "never", "only"], "default": "missing"},
+    "initialise": {"type": "str", "choices": ["missing", "never", "only", "check"], "default": "missing"},
     "keep_daily": {"type": "int", "default": 0, "no_log": False},
     "keep_weekly": {"type": "int", "default": 0, "no_log": False},
     "keep_monthly": {"type": "int", "default": 0, "no_log": False},
@@ -248,8 +248,8 @@ def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     result: dict[str, Any] = {
         "snapshot": "", "added_bytes": 0, "removed": 0, "models": [], "backup_bytes": 0, "registry_bytes": 0, "missing_bytes": 0, "unverified_bytes": 0,
     }
-    if params["initialise"] == "only":
-        made = opened(repository, True, check_mode)
+    if params["initialise"] in ("only", "check"):
+        made = opened(repository, params["initialise"] == "only", check_mode)
         return {**result, "changed": made, "diff": {"before": "no repository\n" if made else "repository\n", "after": "repository\n"}}
     backup = Backup(Store(params["store"]), repository, params["lock"], params["host"], params["keep"], params["release"])
     backup.owners, backup.owner_seconds = params["owners"], params["owner_timeout"]

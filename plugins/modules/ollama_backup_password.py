@@ -32,11 +32,15 @@ options:
     required: true
   state:
     description:
-      - With V(present) O(password) opens the repository, and so does O(old_password) if it did. A repository that is not there yet needs nothing.
+      - With V(present) O(password) opens the repository, and so does O(old_password) if it did.
       - With V(only) O(old_password) does not open it any more. O(password) must do so already.
     type: str
     choices: [present, only]
     default: present
+  allow_missing:
+    description: Whether a repository that is not there needs nothing, since it is made with O(password) afterwards, and is no failure.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -81,6 +85,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     **REPOSITORY_SPEC,
     "old_password": {"type": "str", "required": True, "no_log": True},
     "state": {"type": "str", "choices": ["present", "only"], "default": "present"},
+    "allow_missing": {"type": "bool", "default": False},
 }
 
 
@@ -99,6 +104,8 @@ def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Add or take away a password. Returns the module's result."""
     if params["password"] == params["old_password"]:
         raise BackupError("password and old_password are the same: give a new password, and the one that it takes the place of")
+    if params["password"] and params["password"] != params["password"].strip():
+        raise BackupError("password begins or ends with a blank, which restic cuts off where it reads it from a file: give one without")
     # a file with a password would win over both
     environment = {name: value for name, value in params["environment"].items() if not name.startswith("RESTIC_PASSWORD")}
     new, old = (repository_of({**params, "environment": environment, "password": params[name]}) for name in ("password", "old_password"))
@@ -107,7 +114,7 @@ def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     try:
         before = {"password": opens(new), "old_password": opens(old)}
     except BackupError as error:
-        if error.kind == "missing" and params["state"] == "present":
+        if error.kind == "missing" and params["allow_missing"]:
             return {"changed": False, "opens": [], "diff": {"before": "", "after": ""}}
         raise
     if not any(before.values()):

@@ -46,7 +46,7 @@ options:
     type: path
     default: /var/lib/ollama/models
   from_store:
-    description: Which store it was, of a host that had several. Empty means O(store), or the only one.
+    description: Which store it was, of a host that had several. Empty means that of the path O(store), or the only one.
     type: str
     default: ""
   sources:
@@ -250,7 +250,7 @@ def ensure(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     )
     repository = repository_of(params)
     repository.open()
-    snapshot = choose(repository, params["host"], params["from_store"] or params["store"], params["snapshot"])
+    snapshot = choose(repository, params["host"], params["from_store"], params["snapshot"], params["store"])
 
     def make_http() -> Http:
         return Http(f"ollama/{client.version() if client else NO_SERVER_VERSION}", proxies=proxies_of(params["proxy"]))

@@ -21,6 +21,8 @@ from ansible_collections.gpufleet.ollama.plugins.plugin_utils._models import DEF
 
 _PREFIX = "ollama_backup_"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# see roles/ollama_backup/templates/sandbox.conf.j2
+_HIDDEN = re.compile(r"/(home|root|run/user|tmp|var/tmp)(/|$)")
 _FORMS = "such as s3:https://host/bucket, sftp:user@host:/path, rest:https://host/ or /srv/backups"
 
 
@@ -58,6 +60,8 @@ def _check(options: Mapping[str, Any], host: str) -> None:
     if repository.startswith("/") and re.search(r"[\s%\"'\\]|/\.\.?(/|$)", repository):
         # it stands in a unit file
         raise ModelError(f"ollama_backup_repository {where} is {repository!r}: choose a path without blanks, %, quotes, backslashes, . and ..")
+    if _HIDDEN.match(repository):
+        raise ModelError(f"ollama_backup_repository {where} is {repository}, which the sandbox of the units hides: give another, such as /srv/backups")
     try:
         endpoint(repository)
         human_to_bytes(str(options.get("rate_limit") or ""))
@@ -70,6 +74,9 @@ def _check(options: Mapping[str, Any], host: str) -> None:
             raise ModelError(f"ollama_backup_repository {where} is {repository}, inside the store {store}: both would be lost together; give another disk")
     if options.get("format") != "cas" and not options.get("password"):
         raise ModelError(f"ollama_backup_password {where} is empty: restic encrypts what it stores. Put one into the vault, and a copy where the fleet is not")
+    password = str(options.get("password") or "")
+    if password != password.strip():
+        raise ModelError(f"ollama_backup_password {where} begins or ends with a blank, which restic cuts off where it reads it from a file: take it away")
     key, known = options.get("ssh_key"), options.get("ssh_known_hosts")
     own_command = any(str(option).startswith(("sftp.command=", "sftp.args=")) for option in options.get("restic_options") or [])
     if repository.startswith("sftp:") and not own_command and not (key and known):

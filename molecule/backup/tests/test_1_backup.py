@@ -31,6 +31,17 @@ def test_backup_and_again_for_nothing() -> None:
     assert again["ollama_backup_last_success_timestamp_seconds"] > found["ollama_backup_last_success_timestamp_seconds"]
 
 
+def test_backup_while_the_timers_runs() -> None:
+    """The playbook waits for it, and says what became of it."""
+    host, folder = on_host(FROM), "/run/systemd/system/gpufleet-backup.service.d"
+    host.check_output(f"mkdir {folder} && printf '[Service]\\nExecStartPre=/bin/sleep 40\\n' >{folder}/slow.conf && systemctl daemon-reload")
+    host.check_output("systemctl start --no-block gpufleet-backup.service")
+    done = play("backup", "-l", FROM)
+    assert done.status == 0 and done.says("3 models"), done
+    assert host.run("systemctl is-active gpufleet-backup.service").stdout.strip() == "inactive"
+    host.check_output(f"rm -r {folder} && systemctl daemon-reload")
+
+
 def test_wiped_and_restored_on_another_host() -> None:
     """All models are there, to the byte, and answer; a dry run said before what comes from where."""
     was, names = tree(FROM), digests(FROM)
@@ -78,6 +89,10 @@ def test_another_password() -> None:
     assert done.failed_with("backup-b did not pass the check, cannot be reached, or is left out by --limit"), done
     keys = f"ls {STORAGE}/keys | wc -l"
     assert on_host(TO).check_output(keys) == "1"
+    was = on_host(TO).check_output(f"ls {STORAGE}/keys")
+    plan = play("rotate_backup_password", "--check", ollama_backup_password=new, ollama_backup_old_password=old)
+    assert plan.status == 0 and plan.changed(FROM) > 0 and plan.says("check mode: nothing was changed"), plan
+    assert on_host(TO).check_output(f"ls {STORAGE}/keys") == was
     for password, before in ((new, old), (old, new)):
         done = play("rotate_backup_password", "--diff", ollama_backup_password=password, ollama_backup_old_password=before)
         assert done.status == 0 and done.says("take ollama_backup_old_password out of the vault"), done
@@ -88,5 +103,7 @@ def test_another_password() -> None:
             on_host(name).check_output("systemctl start gpufleet-backup.service")
     wrong = play(ROLE, "-l", FROM, ollama_backup_password=new)
     assert wrong.failed_with("the password of the repository backup-b:/srv/storage/fleet is wrong"), wrong
-    assert play(ROLE).status == 0
+    # its timers go on with the right one
+    on_host(FROM).check_output("systemctl start gpufleet-backup.service")
+    assert play(ROLE).changed(FROM) == 0
     assert play("rotate_backup_password", ollama_backup_password=old, ollama_backup_old_password=new).changed(FROM) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import FROM, ROLE, STORAGE, TO, digests, metrics
+from conftest import FROM, ROLE, STORAGE, TEXTFILES, TO, digests, metrics
 from scenario import on_host, play
 
 UNITS = ("gpufleet-backup.service", "gpufleet-backup-drill.service")
@@ -46,11 +46,35 @@ def test_storage_that_is_away() -> None:
     assert metrics(FROM, "backup")["ollama_backup_success"] == 1
 
 
-def test_storage_that_is_damaged() -> None:
-    """A byte of the largest pack is another one: the drill fails and says so, and its metric with it."""
+def test_storage_whose_disk_is_not_mounted() -> None:
+    """The role makes no new repository for a host that was backed up there, nor does a new password."""
     host = on_host(TO)
-    pack = host.check_output(f"find {STORAGE}/data -type f -printf '%s %p\\n' | sort -n | tail -n 1").split()[1]
-    host.check_output(f"cp -p {pack} /root/pack && chmod u+w {pack} && printf '\\377\\377\\377\\377' | dd of={pack} bs=1 seek=40 conv=notrunc status=none")
+    host.check_output(f"mv {STORAGE} {STORAGE}-away")
+    try:
+        done = play(ROLE, "-l", FROM)
+        assert done.failed_with("backup-a was backed up to this repository before, so none is made in its place"), done
+        done = play(ROLE, "-l", FROM, ollama_backup_password="another", ollama_backup_old_password="not a secret")
+        assert done.failed_with("there is no repository at") and not host.file(STORAGE).exists, done
+    finally:
+        host.check_output(f"mv {STORAGE}-away {STORAGE}")
+    assert play(ROLE, "-l", FROM).changed(FROM) == 0
+
+
+def test_drills_that_are_not_wanted_any_more() -> None:
+    """What the last one told would be too old one day."""
+    host, told = on_host(TO), f"{TEXTFILES}/gpufleet_ollama_drill.prom"
+    assert host.file(told).exists
+    assert play(ROLE, "-l", TO, ollama_backup_drill_enabled=False).status == 0
+    assert not host.file(told).exists and not host.file("/var/lib/gpufleet-backup/drill.json").exists
+    assert play(ROLE, "-l", TO).status == 0
+
+
+def test_storage_that_is_damaged() -> None:
+    """Bytes of all packs are others, since it is not known which are those of this host's backup: the drill fails and says so, and its metric with it."""
+    host = on_host(TO)
+    host.check_output(f"cp -a {STORAGE}/data /root/data")
+    flip = "chmod u+w $0 && printf '\\377\\377\\377\\377' | dd of=$0 bs=1 seek=40 conv=notrunc status=none"
+    host.check_output("find %s -type f -exec sh -c %s {} ';'", f"{STORAGE}/data", flip)
     try:
         before = digests(TO)
         done = play("backup_drill", "-l", TO)
@@ -58,14 +82,16 @@ def test_storage_that_is_damaged() -> None:
         assert metrics(TO, "drill")['ollama_backup_drill_success{backup_host="backup-a"}'] == 0 and digests(TO) == before
         assert host.check_output("find /var/lib/gpufleet-drill -mindepth 1") == ""
     finally:
-        host.check_output(f"mv /root/pack {pack} && chown storage: {pack}")
+        host.check_output(f"rm -r {STORAGE}/data && mv /root/data {STORAGE}/data")
     host.check_output("systemctl reset-failed gpufleet-backup-drill.service; systemctl start gpufleet-backup-drill.service")
 
 
 def test_a_host_that_wants_none_any_more() -> None:
-    """All is removed but the backups; then the plan for a host without any of it changes nothing, and says what would come."""
-    assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).status == 0
+    """All is removed but the backups, also after a run that was broken off; then the plan for a host without any of it
+    changes nothing, and says what would come."""
     host = on_host(FROM)
+    host.check_output("systemctl disable --now gpufleet-backup.timer && rm /etc/systemd/system/gpufleet-backup.timer")
+    assert play(ROLE, "-l", FROM, ollama_backup_enabled=False).status == 0
     places = "/etc/systemd/system /etc/gpufleet /usr/local/lib/gpufleet /var/lib/systemd /var/lib/prometheus /var/cache"
     left = host.check_output(f"find {places} -path '*gpufleet*backup*' -o -name 'gpufleet_ollama_*'")
     assert left == "" and on_host(TO).check_output(f"ls {STORAGE}/snapshots") != ""

@@ -141,6 +141,8 @@ def backup(config: Mapping[str, Any]) -> None:
     metrics.set("", success=not problems, last_run_timestamp_seconds=now, duration_seconds=now - began)
     if not problems:
         metrics.set("", last_success_timestamp_seconds=now, **totals)
+    # of a host whose backup never ended well the alert must see an age, too: since 1970
+    metrics.values.setdefault("ollama_backup_last_success_timestamp_seconds", {"": 0.0})
     metrics.write()
     if problems:
         raise problems[0]

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,10 +21,11 @@ import yaml
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests/unit/plugins"))
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils._names import parse  # noqa: E402
 from ansible_collections.gpufleet.ollama.plugins.module_utils._repository import Cas  # noqa: E402
 from ansible_collections.gpufleet.ollama.plugins.module_utils._store import Store  # noqa: E402
 
-from backup_rig import ADAPTED, OWN, Rig, content, restic, restic_program  # noqa: E402
+from backup_rig import ADAPTED, BASE, OWN, Rig, content, restic, restic_program  # noqa: E402
 
 VARS = yaml.safe_load((ROOT / "roles/ollama_backup/vars/main.yml").read_text(encoding="utf-8"))
 SAMPLE = re.compile(r"^([a-z_]+(?:\{.*\})?) (\S+)$", re.M)
@@ -130,6 +132,14 @@ def test_a_failure_is_told_and_the_last_good_one_remembered(host: Host) -> None:
     assert found["ollama_backup_last_run_timestamp_seconds"] > good["ollama_backup_last_run_timestamp_seconds"]
 
 
+def test_a_host_that_was_never_saved_is_told(host: Host) -> None:
+    """Without an age of the last good one the alert would see nothing."""
+    host.environment = {"RESTIC_REPOSITORY": str(host.folder / "away")}
+    assert host.run("backup")[0] == 1
+    found = host.samples("backup")
+    assert found["ollama_backup_success"] == 0 == found["ollama_backup_last_success_timestamp_seconds"]
+
+
 def test_one_store_that_fails_does_not_stop_the_others(host: Host) -> None:
     """All are tried; it counts as a failure."""
     status, said = host.run("backup", stores=["/nowhere/models", host.rig.store.path])
@@ -149,6 +159,25 @@ def test_drill(host: Host) -> None:
     assert not (host.folder / "drill/scratch").exists() and not (host.folder / "bin/pid").exists()
     properties = (host.folder / "bin/run.log").read_text(encoding="utf-8")
     assert "--property=IPAddressDeny=any" in properties and "--property=ProtectSystem=strict" in properties and "--uid=" in properties
+
+
+def test_drill_of_a_host_with_several_stores(host: Host) -> None:
+    """A model of each answers. One that the host has no more, whose last backup stays for ever, is neither a failure nor a proof."""
+    first, indexes = host.rig.store, host.folder / "repository/indexes/gpu1"
+    second = host.rig.store = Store(str(host.folder / "second/models"))
+    host.rig.pull(second, BASE)
+    weights = second.read(parse(BASE)).first("model")
+    host.rig.make("second-bot:latest", [(weights.digest, weights.size, "model"), (b"You are the second one.", "system")])
+    assert host.run("backup", stores=[first.path, second.path])[0] == 0
+    old = indexes / "%2Fold%2Fmodels"
+    old.mkdir()
+    (old / f"{int((time.time() - 3 * 86400) * 1e6)}.json").write_text("not an index any more", encoding="utf-8")
+    status, said = host.run("drill")
+    assert status == 0 and f"restored {OWN}" in said and "second-bot:latest answers" in said and "/old/models was not saved since" in said, said
+    status, said = host.run("drill", drill_models=["second-bot"])
+    assert status == 0 and "it has no model that is to answer" in said and "second-bot:latest answers" in said and f"restored {OWN}" not in said, said
+    status, said = host.run("drill", drill_models=["second-bot", "nope"])
+    assert status == 1 and "the backup has no model nope: it has adapted:1b" in said
 
 
 def test_drill_of_what_is_damaged(host: Host) -> None:

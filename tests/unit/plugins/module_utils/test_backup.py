@@ -181,6 +181,37 @@ def test_a_rotten_blob_does_not_replace_a_good_one(rig: Rig, repository: Reposit
     assert [item.id for item in repository.snapshots()] == [good.saved.id]
 
 
+@each_kind
+def test_a_rotten_blob_that_is_deleted_meanwhile(rig: Rig, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is the link, so it is the link that is compared."""
+    good = rig.backup(repository)
+    layer = rig.make("rotten:1b", [(b"x" * 5000, "system")]).layers[0]
+    blob = Path(rig.store.blob_path(layer.digest))
+    blob.write_bytes(b"y" * 5000)
+    identities = Backup._identities
+    monkeypatch.setattr(Backup, "_identities", lambda *args: (blob.unlink(), identities(*args))[1])
+    assert "rotten:1b" in refused("damaged", lambda: rig.backup(repository))
+    assert [item.id for item in repository.snapshots()] == [good.saved.id]
+
+
+@each_kind
+def test_a_blob_that_is_a_link(rig: Rig, repository: Repository) -> None:
+    """To another disk, say: a server reads it, a backup would hold the link. Said by the plan as well; of what a registry has it does not matter."""
+    blobs = [Path(rig.store.blob_path(digest)) for digest in (parse_layer(rig, ADAPTED), *layers(rig, BASE))]
+    elsewhere = rig.folder / "disk"
+    elsewhere.mkdir()
+    for blob in blobs:
+        blob.rename(elsewhere / blob.name)
+        blob.symlink_to(elsewhere / blob.name)
+    for call in (lambda: rig.backup(repository), Backup(rig.store, repository, rig.lock, "gpu1").plan):
+        said = refused("store", call)
+        assert f"is a link to {elsewhere / blobs[0].name}" in said and ADAPTED in said
+    assert not repository.snapshots()
+    blobs[0].unlink()
+    (elsewhere / blobs[0].name).rename(blobs[0])
+    rig.backup(repository)
+
+
 def largest(folder: Path) -> Path:
     """The largest file of a repository."""
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -233,13 +264,15 @@ def test_which_backup_is_meant(rig: Rig, repository: Repository) -> None:
     first, second = rig.backup(repository).saved.id, rig.backup(repository).saved.id
     assert "it has some of gpu1" in refused("missing", lambda: choose(repository, "gpu2"))
     assert choose(repository, "gpu1").id == second and choose(repository, "gpu1", snapshot=first).id == first
-    assert choose(repository, "gpu1", "/elsewhere").store == rig.store.path
+    assert choose(repository, "gpu1", target="/elsewhere").store == rig.store.path
+    assert f"it has those of {rig.store.path}" in refused("missing", lambda: choose(repository, "gpu1", "/elsewhere"))
     assert "give one of" in refused("missing", lambda: choose(repository, "gpu1", snapshot="zzz"))
     rig.store = Store(str(rig.folder / "second/models"))
     rig.pull(rig.store, BASE)
     rig.backup(repository)
-    assert choose(repository, "gpu1", rig.store.path).store == rig.store.path
-    assert rig.store.path in refused("missing", lambda: choose(repository, "gpu1", "/elsewhere"))
+    assert choose(repository, "gpu1", rig.store.path).store == choose(repository, "gpu1", target=rig.store.path).store == rig.store.path
+    assert rig.store.path in refused("missing", lambda: choose(repository, "gpu1", target="/elsewhere"))
+    assert "0 backups of gpu1 whose id" in refused("missing", lambda: choose(repository, "gpu1", rig.store.path, first))
 
 
 def test_a_repository_that_is_missing(tmp_path: Path) -> None:
@@ -259,6 +292,26 @@ def test_retention(rig: Rig, repository: Repository, tmp_path: Path) -> None:
     assert last.removed == 1 and last.warning == "" and [item.id for item in repository.snapshots()] == [last.saved.id]
     assert sum(len(data) for data in content(tmp_path / "repository").values()) < 1 << 20
     rig.restore(repository, Store(str(rig.folder / "h/models")))
+
+
+def test_backups_that_cannot_be_listed(rig: Rig, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not gone: retention deletes nothing, neither them nor their blobs, and says why."""
+    rig.backup(repository, host="gpu2")
+    for path in (rig.store.blob_path(parse_layer(rig, ADAPTED)), rig.store.manifest_path(parse(ADAPTED))):
+        os.unlink(path)
+    scandir, before = os.scandir, content(tmp_path / "repository/blobs")
+
+    def fails(path: Any = ".") -> Any:
+        if isinstance(path, str) and "indexes/gpu2/" in path:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    done = rig.backup(repository, Policy(daily=1))
+    assert "indexes/gpu2/" in done.warning and done.removed == 0 and content(tmp_path / "repository/blobs").items() >= before.items()
+    assert "cannot be used" in refused("permission", repository.snapshots)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert {item.host for item in repository.snapshots()} == {"gpu1", "gpu2"}
 
 
 def parse_layer(rig: Rig, name: str) -> str:
@@ -357,6 +410,59 @@ def test_owners_go_first(rig: Rig, repository: Repository, monkeypatch: pytest.M
     third.owners, third.owner_seconds = {"adapted:1b": "gpu9"}, 0
     third.run(Policy())
     assert len(pauses) == 2
+
+
+def no_pause(_seconds: float) -> None:
+    """Nobody is to be waited for."""
+    raise AssertionError("it waits")
+
+
+def waiting(rig: Rig, repository: Repository, host: str, **owners: str) -> Backup:
+    """A backup of a host that would wait for an hour."""
+    found = Backup(rig.store, repository, rig.lock, host)
+    found.owners, found.owner_seconds = {f"{model}:latest": owner for model, owner in owners.items()}, 3600
+    return found
+
+
+def test_an_owner_with_several_stores(rig: Rig, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it saved last: what is in the newest backup of any of them is saved."""
+    monkeypatch.setattr(_backup.time, "sleep", no_pause)
+    rig.backup(repository)
+    first, rig.store = rig.store, Store(str(rig.folder / "second/models"))
+    rig.pull(rig.store, BASE)
+    rig.backup(repository)
+    rig.store = first
+    assert waiting(rig, repository, "gpu2", **{"support-bot": "gpu1"}).run(Policy()).saved.added < 20_000
+
+
+def test_what_the_host_has_saved_itself(rig: Rig, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves no byte, so nobody is waited for, though the owner is gone for good."""
+    monkeypatch.setattr(_backup.time, "sleep", no_pause)
+    rig.backup(repository, host="gpu2")
+    assert waiting(rig, repository, "gpu2", **{"support-bot": "gpu9"}).run(Policy()).saved.added < 20_000
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 2}'])
+def test_an_index_that_cannot_be_understood(rig: Rig, repository: Repository, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged, or of a newer collection: no other host is held up by it. A new backup is the mend of a damaged one."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        rig.backup(repository, host="gpu1")
+
+    monkeypatch.setattr(_backup.time, "sleep", pause)
+    saved = rig.backup(repository).saved.id
+    (tmp_path / "repository/indexes" / saved).write_text(text, encoding="utf-8")
+    assert waiting(rig, repository, "gpu2", **{"support-bot": "gpu1"}).run(Policy()).saved.added < 20_000 and len(pauses) == 1
+    # the damaged one is the newest
+    for item in repository.snapshots("gpu1"):
+        (tmp_path / "repository/indexes" / item.id).write_text(text, encoding="utf-8")
+    backup = Backup(rig.store, repository, rig.lock, "gpu1")
+    if text == "{":
+        assert backup.newest() is None
+    else:
+        assert "use the one that made it" in refused("version", backup.newest)
 
 
 def test_index(rig: Rig) -> None:

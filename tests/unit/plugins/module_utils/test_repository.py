@@ -188,6 +188,29 @@ def test_a_repository_that_another_one_has_locked(rig: Rig, tmp_path: Path) -> N
     patient.check()
 
 
+# restic at a file that it cannot read, with storage that only lets add
+ONLY_ADDS = """#!/bin/sh
+for word; do
+    case $word in
+        forget) echo "Fatal: unable to remove <snapshot/1>: 403 Forbidden" >&2; exit 1 ;;
+        backup) %s "$@" && echo "error: read blobs/sha256-1: input/output error" >&2; exit 3 ;;
+    esac
+done
+exec %s "$@"
+"""
+
+
+@needs_restic
+def test_a_file_that_cannot_be_read_and_storage_that_only_lets_add(rig: Rig, tmp_path: Path) -> None:
+    """What was made without the file cannot be taken back; it is said what could not be read all the same."""
+    program = tmp_path / "restic"
+    program.write_text(ONLY_ADDS % ((restic_program(),) * 2), encoding="utf-8")
+    program.chmod(0o755)
+    repository = restic(str(tmp_path / "repository"), tmp_path / "cache", binary=str(program))
+    repository.open(make=True)
+    assert "input/output error" in refused("other", lambda: rig.backup(repository))
+
+
 @needs_restic
 def test_no_secret_is_on_a_command_line(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the password nor the place, which may hold one."""

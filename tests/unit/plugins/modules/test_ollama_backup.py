@@ -54,6 +54,12 @@ def test_only_the_repository(rig: Rig, run: Run) -> None:
     done = run(initialise="only")
     assert done["changed"] and done["snapshot"] == "" and not run(initialise="only")["changed"]
     assert run(initialise="never")["changed"]
+    before = content(rig.folder / "repository")
+    assert not run(initialise="check")["changed"] and content(rig.folder / "repository") == before
+    # one that must be there is not made
+    for check in (False, True):
+        away = run(initialise="check", repository=str(rig.folder / "away"), check=check)
+        assert away["failed"] and away["kind"] == "missing" and not (rig.folder / "away").exists()
 
 
 def test_progress_is_written(rig: Rig, run: Run) -> None:

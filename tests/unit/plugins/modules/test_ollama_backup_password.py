@@ -80,13 +80,19 @@ def test_what_is_refused(run: Run, tmp_path: Path) -> None:
     done = run(old_password="a third one")
     assert done["kind"] == "password" and "neither password nor old_password" in done["msg"]
     assert "are the same" in run(old_password=NEW)["msg"]
+    # which restic would add without it, from its file
+    for password in (f" {NEW}", f"{NEW}\t"):
+        assert "begins or ends with a blank" in run(password=password)["msg"]
+    assert opened_by(tmp_path) == [OLD]
 
 
 @needs_restic
 def test_what_is_not_there_yet(run: Run) -> None:
     """A repository that the role makes afterwards has the new one from the start; one that cannot be found keeps the old one."""
-    assert not run()["changed"]
-    assert run(state="only")["kind"] == "missing"
+    assert not run(allow_missing=True)["changed"]
+    # one whose disk is not mounted is no new one
+    for state in ("present", "only"):
+        assert run(state=state)["kind"] == "missing"
 
 
 def test_plain_files_have_none(run: Run) -> None:

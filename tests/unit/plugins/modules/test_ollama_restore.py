@@ -69,6 +69,7 @@ def test_one_model_answers(rig: Rig, server: Any, run: Run) -> None:
         ({"host": "gpu9"}, "it has some of gpu1"),
         ({"name": ["nope"]}, "the backup has no model nope"),
         ({"snapshot": "zzz"}, "give one of"),
+        ({"from_store": "/var/lib/olama"}, "has no backup of the store /var/lib/olama of gpu1: it has those of"),
         ({"repository": "/nowhere"}, "is its disk mounted?"),
         ({"reserve": "9000T"}, "are to come"),
         ({"reserve": "much"}, "is no number of bytes"),

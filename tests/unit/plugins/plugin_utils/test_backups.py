@@ -76,6 +76,10 @@ def test_a_host_alone_tries_out_its_own() -> None:
         ({"repository": "/var/lib/ollama/models/backup"}, "inside the store /var/lib/ollama/models"),
         ({"repository": "/srv/my backups"}, "choose a path without blanks"),
         ({"repository": "/srv/../etc"}, "choose a path without blanks"),
+        ({"repository": "/home/backup/fleet"}, "which the sandbox of the units hides"),
+        ({"repository": "/root"}, "which the sandbox of the units hides"),
+        ({"repository": "/var/tmp/fleet", "format": "cas"}, "which the sandbox of the units hides"),
+        ({"password": "not a secret "}, "begins or ends with a blank"),
         ({"repository": "s3:https://:443/b"}, "is no repository"),
         ({"repository": "sftp:me@nas:/srv"}, "is reached by SFTP: give ollama_backup_ssh_key"),
         ({"rate_limit": "fast"}, "ollama_backup_rate_limit of gpu1: 'fast' is no number of bytes"),
@@ -96,7 +100,7 @@ def test_what_is_not() -> None:
     assert plan("gpu1", repository="/srv/backups", format="cas", password="")
     assert plan("gpu1", repository="sftp:me@nas:/srv", restic_options=["sftp.command=ssh nas -s sftp"])
     assert plan("gpu1", repository="sftp:me@nas:/srv", ssh_key="k", ssh_known_hosts="h")
-    assert plan("gpu1", repository="/var/lib/ollama/models-backup")
+    assert plan("gpu1", repository="/var/lib/ollama/models-backup") and plan("gpu1", repository="/homes/backup")
 
 
 def test_the_environment_is_quoted() -> None:
