@@ -90,3 +90,31 @@ def test_every_unit_of_its_own_is_taken_off_again(path: str) -> None:
     parts = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["__ollama_logs_parts"]
     files = [file for part in parts for file in part["files"]]
     assert f"/etc/systemd/system/{path.removesuffix('.j2')}" in files
+
+
+@pytest.mark.parametrize("name", ["upload", "collector", "gateway", "elasticsearch", "loki"])
+def test_the_first_file_of_a_part_is_written_first_and_removed_last(name: str) -> None:
+    """So that a run that broke off, on the way there or back, is seen by the next."""
+    parts = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["__ollama_logs_parts"]
+    files = [re.sub(r"^(/|\{\{.*?\}\}/)", "", file) for file in next(part["files"] for part in parts if part["name"] == name)]
+    tasks = "".join(path.read_text(encoding="utf-8") for path in (ROLE / f"tasks/{name}{end}.yml" for end in ("", "_run")) if path.exists())
+    # what stands before the name of a file may be that of its directory
+    written = {file: tasks.find(file.removeprefix("etc/systemd/system/")) for file in files}
+    assert min((place, file) for file, place in written.items() if place >= 0)[1] == files[0]
+    removal = yaml.safe_load((ROLE / "tasks/unwanted.yml").read_text(encoding="utf-8"))
+    assert next(task for task in removal if task["name"] == "Remove what is not wanted")["loop"].endswith("| subelements('files') | reverse | list }}")
+
+
+def test_a_unit_that_is_not_there_stops_no_removal() -> None:
+    """Such as that of Alloy, whose drop-in is written before its package is installed."""
+    tasks = yaml.safe_load((ROLE / "tasks/unwanted.yml").read_text(encoding="utf-8"))
+    failed = next(task["failed_when"] for task in tasks if task["name"] == "Stop what is not wanted")
+    environment = jinja2.Environment()
+    environment.tests["failed"] = lambda result: result["failed"]
+    for result, expected in (
+        ({"failed": True, "msg": "Could not find the requested service alloy.service: host"}, False),
+        ({"failed": True, "msg": "Unable to stop service alloy.service: no"}, True),
+        ({"failed": True}, True),
+        ({"failed": False}, False),
+    ):
+        assert environment.compile_expression(failed)(__ollama_logs_stopped=result) is expected
