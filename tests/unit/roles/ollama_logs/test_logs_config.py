@@ -118,3 +118,36 @@ def test_a_unit_that_is_not_there_stops_no_removal() -> None:
         ({"failed": False}, False),
     ):
         assert environment.compile_expression(failed)(__ollama_logs_stopped=result) is expected
+
+
+def accepts(task_name: str, **variables: Any) -> bool:
+    """Whether a check of preflight takes these variables."""
+    environment = jinja2.Environment()
+    environment.tests["match"] = lambda text, pattern: re.match(pattern, text) is not None
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text(encoding="utf-8"))
+    that = next(task for task in tasks if task["name"] == task_name)["ansible.builtin.assert"]["that"]
+    return all(environment.compile_expression(line)(**variables) for line in ([that] if isinstance(that, str) else that))
+
+
+@pytest.mark.parametrize(("index", "right"), [("gpufleet-logs", True), ("logs.2026_1", True), ("Logs", False), ("-logs", False), ("a b", False), ("", False)])
+def test_an_index_that_elasticsearch_would_refuse(index: str, right: bool) -> None:
+    assert accepts("Check the index of Elasticsearch", ollama_logs_elasticsearch_index=index) is right
+
+
+@pytest.mark.parametrize(
+    ("path", "stat", "right"),
+    [
+        ("/etc/ssl/search.pem", {"exists": True, "isreg": True, "roth": True}, True),
+        ("/homes/search.pem", {"exists": True, "isreg": True, "roth": True}, True),
+        ("/etc/ssl/search.pem", {"exists": False}, False),
+        ("/etc/ssl", {"exists": True, "isreg": False, "roth": True}, False),
+        ("/etc/ssl/search.pem", {"exists": True, "isreg": True, "roth": False}, False),
+        ("/root/search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ("/home/me/search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ("search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ('/etc/"search.pem', {"exists": True, "isreg": True, "roth": True}, False),
+    ],
+)
+def test_an_authority_that_the_unit_would_not_find(path: str, stat: dict[str, bool], right: bool) -> None:
+    found = accepts("Check the authority of the destination beyond the fleet", __ollama_logs_beyond_ca=path, __ollama_logs_beyond_ca_file={"stat": stat})
+    assert found is right
