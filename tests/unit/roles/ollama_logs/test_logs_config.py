@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +155,17 @@ def test_an_index_that_elasticsearch_would_refuse(index: str, right: bool) -> No
 def test_an_authority_that_the_unit_would_not_find(path: str, stat: dict[str, bool], right: bool) -> None:
     found = accepts("Check the authority of the destination beyond the fleet", __ollama_logs_beyond_ca=path, __ollama_logs_beyond_ca_file={"stat": stat})
     assert found is right
+
+
+def test_the_collector_keeps_each_file_for_its_days(tmp_path: Path) -> None:
+    """Also that of a host which was taken off, whose file nobody is ever done with; and nothing but journals of hosts."""
+    unit = render("systemd/system/gpufleet-logs-keep.service.j2", __ollama_logs_journal_dir=str(tmp_path)).splitlines()
+    commands = [shlex.split(line.removeprefix("ExecStart=")) for line in unit if line.startswith("ExecStart=")]
+    assert [Path(command[0]).name for command in commands] == ["find", "journalctl", "python3"]
+    days = {"remote-127.128.0.1.journal": 92, "remote-127.128.0.1@01-02-03.journal": 92, "remote-127.128.0.2@01-02.journal~": 92, "mine": 92,
+            "remote-127.128.0.2.journal": 89, "remote-127.128.0.2@01-02-03.journal": 89}
+    for name, age in days.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age * 86400,) * 2)
+    subprocess.run(commands[0], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "remote-127.128.0.2.journal", "remote-127.128.0.2@01-02-03.journal"}
