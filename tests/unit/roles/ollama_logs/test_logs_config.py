@@ -169,3 +169,12 @@ def test_the_collector_keeps_each_file_for_its_days(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (time.time() - age * 86400,) * 2)
     subprocess.run(commands[0], check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "remote-127.128.0.2.journal", "remote-127.128.0.2@01-02-03.journal"}
+
+
+def test_the_state_of_every_unit_goes_with_the_role() -> None:
+    """A dynamic user's is in two places; a log that gets the inode of an earlier one would else be read from the middle on."""
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+    states = {name for path in TEMPLATES.rglob("*.service.j2") for name in re.findall(r"^StateDirectory=(\S+)", path.read_text(encoding="utf-8"), re.M)}
+    assert states and {f"/var/lib/{place}{name}" for name in states for place in ("", "private/")} <= set(variables["__ollama_logs_directories"])
+    dropins = {f"/etc/{path.parent.relative_to(TEMPLATES)}" for path in TEMPLATES.rglob("*.d/gpufleet.conf.j2")}
+    assert dropins == set(variables["__ollama_logs_dropin_directories"])
