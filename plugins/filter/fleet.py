@@ -26,7 +26,7 @@ MODULES = {
     "_gpu_monitoring": ("gpu_exporter_hosts",),
     "_keys": ("api_key_sha256", "key_checks", "newest_keys", "rotatable"),
     "_lock": ("lock_document", "lock_moves", "lockable", "model_lock"),
-    "_logs": ("log_collector_address", "log_destination", "log_sources"),
+    "_logs": ("log_certificate_name", "log_collector_address", "log_destination", "log_senders", "log_sources"),
     "_mirror": ("mirror_networks", "mirror_redirect_hosts"),
     "_model": (
         "config_id",

@@ -9,6 +9,7 @@ check mode foresees restarts truthfully.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
 from typing import NamedTuple
@@ -70,11 +71,17 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
-def read(unit: str, proc: str = "/proc") -> UnitState:
-    """The state of a unit."""
-    values = show(unit, "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
-    running = values.get("ActiveState") in ("active", "activating", "reloading")
+def read(unit: str, proc: str = "/proc", may_wait: bool = False) -> UnitState:
+    """The state of a unit.
+
+    With C(may_wait) one that systemd starts again and again counts as running, between two processes with what the next is started with.
+    """
+    values = show(unit, "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload", "Environment")
+    running = values.get("ActiveState") in ("active", "activating", "reloading", *(("deactivating",) if may_wait else ()))
     environment = process_environment(values.get("MainPID", "0"), proc) if running else {}
+    # systemd gives an INVOCATION_ID to each process: without one there is none, or it has ended, or is not past exec
+    if may_wait and running and "INVOCATION_ID" not in environment:
+        environment = dict(entry.split("=", 1) for entry in shlex.split(values.get("Environment", "")) if "=" in entry)
     return UnitState(
         known=values.get("LoadState") == "loaded",
         running=running,
@@ -85,12 +92,15 @@ def read(unit: str, proc: str = "/proc") -> UnitState:
     )
 
 
-def ensure(unit: str, config_id: str, force: bool, check: bool, proc: str = "/proc") -> tuple[UnitState, UnitState]:
+def ensure(unit: str, config_id: str, force: bool, check: bool, proc: str = "/proc", may_wait: bool = False) -> tuple[UnitState, UnitState]:
     """Make a unit run with this configuration, now and at boot. Returns the state before and after, foreseen in check mode.
 
-    With C(force) it is restarted whatever its process says: its files were just put right after a change by hand.
+    With C(force) it is restarted whatever its process says: its files were just put right after a change by hand. With C(may_wait) it may be
+    about to start again.
     """
-    before = read(unit, proc)._replace(current=False) if force else read(unit, proc)
+    before = read(unit, proc, may_wait)
+    if force:
+        before = before._replace(current=False)
     after = UnitState(known=True, running=True, enabled=True, current=True, config_id=config_id)
     if before == after or check:
         return before, after
@@ -102,14 +112,14 @@ def ensure(unit: str, config_id: str, force: bool, check: bool, proc: str = "/pr
         if not before.running and before.known:
             systemctl("reset-failed", unit)
         systemctl("restart", unit)
-        _wait(unit, config_id, proc)
+        _wait(unit, config_id, proc, may_wait)
     return before, after
 
 
-def _wait(unit: str, config_id: str, proc: str) -> None:
+def _wait(unit: str, config_id: str, proc: str, may_wait: bool) -> None:
     """Wait until the process of a restarted unit shows the wanted id."""
     until = time.monotonic() + SETTLE_SECONDS
-    while (state := read(unit, proc)).config_id != config_id:
+    while (state := read(unit, proc, may_wait)).config_id != config_id:
         if time.monotonic() > until:
             if not state.config_id:
                 raise UnitError(f"{unit} does not stay up: see journalctl -u {unit}")

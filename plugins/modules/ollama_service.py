@@ -34,6 +34,12 @@ options:
     description: Restart the unit whatever its process says. For files that were just put right after a change by hand.
     type: bool
     default: false
+  may_wait:
+    description:
+      - Take a unit that ended and that systemd is about to start again for one that runs, with the configuration that it will be started with.
+      - For a unit that ends whenever its peer does not answer. Any other must stay up.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -63,12 +69,15 @@ def main() -> None:
             "unit": {"type": "str", "required": True},
             "config_id": {"type": "str", "required": True},
             "force": {"type": "bool", "default": False},
+            "may_wait": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     unit = module.params["unit"]
     try:
-        before, after = _units.ensure(unit, module.params["config_id"], module.params["force"], module.check_mode)
+        before, after = _units.ensure(
+            unit, module.params["config_id"], module.params["force"], module.check_mode, may_wait=module.params["may_wait"]
+        )
     except _units.UnitError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

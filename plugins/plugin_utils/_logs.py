@@ -18,8 +18,9 @@ COMMON_NAME_LENGTH = 64
 # each source has an address of its own in this network of loopback, by which the collector tells them apart
 SOURCES = ipaddress.ip_network("127.128.0.0/9")
 
-# what needs no escape in the text of a distinguished name (RFC 4514) nor in nginx' configuration
-_COMMON_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*")
+# What needs no escape in the text of a distinguished name (RFC 4514) nor in nginx' configuration, and can name the files of a certificate, as module
+# ollama_certificate says
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
 
 def log_destination(wanted: str, collectors: Iterable[str]) -> str:
@@ -50,14 +51,33 @@ def log_sources(hosts: Iterable[str]) -> list[dict[str, str]]:
     """
     result: list[dict[str, str]] = []
     for host in sorted(set(hosts)):
-        if not _COMMON_NAME.fullmatch(host):
-            raise ModelError(f"the host {host!r} cannot have a certificate of its own for its logs: rename it in the inventory, with letters, digits, - and .")
+        log_certificate_name(host)
         subject = f"CN={host[:COMMON_NAME_LENGTH]}"
         for other in result:
-            if other["subject"] == subject:
-                raise ModelError(f"the hosts {other['host']} and {host} are the same in their first {COMMON_NAME_LENGTH} letters: rename one in the inventory")
+            # nginx' map takes capital letters for small ones
+            if other["subject"].lower() == subject.lower():
+                raise ModelError(
+                    f"the hosts {other['host']} and {host} are the same in their first {COMMON_NAME_LENGTH} letters, capital or not: "
+                    "rename one in the inventory"
+                )
         result.append({"host": host, "subject": subject, "address": _address(host, {other["address"] for other in result})})
     return result
+
+
+def log_certificate_name(host: str) -> str:
+    """The name of a host in the inventory, by which it gets its certificate; one that cannot name a certificate is refused."""
+    # ca names the authority itself
+    if not _NAME.fullmatch(host) or host == "ca":
+        raise ModelError(
+            f"the host {host!r} cannot have a certificate of its own for its logs: rename it in the inventory, with letters, digits, -, _ and ., "
+            "and not ca; its address goes into ansible_host"
+        )
+    return host
+
+
+def log_senders(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Those of the hosts of a fleet with a collector that send their journals to it: each as its own ollama_logs_destination says."""
+    return [host for host in hosts if hostvars[host].get("ollama_logs_destination", "auto") in ("auto", "journal")]
 
 
 def _address(host: str, taken: set[str]) -> str:

@@ -155,14 +155,18 @@ def test_the_collector_says_when_each_host_was_heard_last() -> None:
     assert on_host(CLIENT).service("gpufleet-logs-heartbeat.timer").is_enabled
 
 
-def test_old_journals_make_room() -> None:
-    """What is above the limit goes, the oldest first; the one that is written stays."""
+def test_old_journals_go() -> None:
+    """Those that nothing came to for longer than they are kept, also one of a host that was taken off; the one that is written stays."""
     host = on_host(COLLECTOR)
     rotate = f"journalctl --directory={REMOTE} --list-boots >/dev/null; ls {REMOTE}/*@*.journal 2>/dev/null | wc -l"
     active = host.check_output(f"ls {REMOTE}/remote-127*.journal | grep -v @")
     name = Path(active).name.removesuffix(".journal")
-    # as systemd-journal-remote names one that it has done with, long ago
-    host.check_output(f"cp --preserve {active} '{REMOTE}/{name}@00000000000000000000000000000001-0000000000000001-0000000000000001.journal'")
-    assert host.check_output(rotate) == "1"
+    # as systemd-journal-remote names one that it has done with
+    done = f"{REMOTE}/{name}@00000000000000000000000000000001-0000000000000001-000600000000000{{}}.journal"
+    old, new, gone, quiet = done.format(1), done.format(2), f"{REMOTE}/remote-127.128.0.1.journal", f"{REMOTE}/remote-127.128.0.2.journal"
+    host.check_output(" && ".join(f"cp --preserve {active} '{path}'" for path in (old, new, gone, quiet)))
+    host.check_output(f"touch -d '-92 days' '{old}' {gone} && touch -d '-89 days' '{new}' {quiet}")
+    assert host.check_output(rotate) == "2"
     host.check_output("systemctl start gpufleet-logs-keep.service")
-    assert host.check_output(rotate) == "0" and host.file(active).exists
+    assert [host.file(path).exists for path in (old, new, gone, quiet, active)] == [False, True, False, True, True]
+    host.check_output(f"rm '{new}' {quiet}")

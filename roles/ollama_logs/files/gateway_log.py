@@ -39,7 +39,8 @@ def entry(line: bytes) -> bytes:
     fields = [b"MESSAGE=" + text, b"PRIORITY=6", b"SYSLOG_IDENTIFIER=" + IDENTIFIER.encode()]
     try:
         request = json.loads(text)["id"]
-    except (ValueError, KeyError, TypeError):
+    # a line that is nested too deep is not of nginx, and is handed on as it is
+    except (ValueError, KeyError, TypeError, RecursionError):
         request = None
     if isinstance(request, str) and request.isalnum():
         fields.append(b"REQUEST_ID=" + request.encode())

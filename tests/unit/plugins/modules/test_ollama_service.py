@@ -33,9 +33,11 @@ class Systemd:
         self.state = folder / "state"
         self.run_module = run_module
 
-    def set(self, load: str = "loaded", active: str = "active", enabled: str = "enabled", pid: int = 0, reload: str = "no", suffix: str = "") -> None:
+    def set(
+        self, load: str = "loaded", active: str = "active", enabled: str = "enabled", pid: int = 0, reload: str = "no", suffix: str = "", **more: str
+    ) -> None:
         """What `show` answers; with the suffix .next, after a restart."""
-        values = {"LoadState": load, "ActiveState": active, "UnitFileState": enabled, "MainPID": pid, "NeedDaemonReload": reload}
+        values = {"LoadState": load, "ActiveState": active, "UnitFileState": enabled, "MainPID": pid, "NeedDaemonReload": reload, **more}
         Path(f"{self.state}{suffix}").write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
 
     def done(self) -> list[str]:
@@ -43,9 +45,9 @@ class Systemd:
         path = Path(f"{self.state}.done")
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    def run(self, config_id: str, check: bool = False, force: bool = False) -> dict[str, Any]:
+    def run(self, config_id: str, check: bool = False, **options: bool) -> dict[str, Any]:
         """Run the module for one unit."""
-        return self.run_module(ollama_service.main, check=check, unit="a.service", config_id=config_id, force=force)
+        return self.run_module(ollama_service.main, check=check, unit="a.service", config_id=config_id, **options)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def start() -> Iterator[Callable[[str], int]]:
     def start_one(config_id: str) -> int:
         code = "import sys; print(flush=True); sys.stdin.read()"
         process = subprocess.Popen(  # pylint: disable=consider-using-with
-            [sys.executable, "-c", code], env={**os.environ, "GPUFLEET_CONFIG_ID": config_id}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", code], env={**os.environ, "INVOCATION_ID": "0" * 32, "GPUFLEET_CONFIG_ID": config_id}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         running.append(process)
         assert process.stdout and process.stdout.readline()
@@ -130,6 +132,34 @@ def test_restart_that_does_not_help(systemd: Systemd, start: Start, monkeypatch:
     assert "not written yet" in systemd.run("new")["msg"]
     systemd.set(active="activating", pid=0, suffix=".next")
     assert "does not stay up" in systemd.run("new")["msg"]
+
+
+@pytest.mark.parametrize(("state", "pid"), [("activating", 0), ("active", 4_194_305), ("deactivating", 4_194_305)], ids=["waits", "not past exec", "ends"])
+def test_a_unit_between_two_tries(systemd: Systemd, monkeypatch: pytest.MonkeyPatch, state: str, pid: int) -> None:
+    """One that may wait is left alone while it would be started with what is wanted, and started anew with what is not; any other does not stay up."""
+    monkeypatch.setattr(_units, "SETTLE_SECONDS", 0.2)
+    # no process has such a number: it is above pid_max
+    waiting: dict[str, Any] = {"active": state, "pid": pid}
+    systemd.set(**waiting, Environment='"OTHER=a b" GPUFLEET_CONFIG_ID=one')
+    assert not systemd.run("one", may_wait=True)["changed"] and not systemd.done()
+    systemd.set(**waiting, Environment="GPUFLEET_CONFIG_ID=two", suffix=".next")
+    result = systemd.run("two", may_wait=True)
+    assert result["changed"] and result["restarted"] and systemd.done() == ["daemon-reload", "restart a.service"]
+    assert "does not stay up" in systemd.run("two")["msg"]
+
+
+def test_a_unit_that_may_wait_and_runs_with_another_configuration(systemd: Systemd, start: Start) -> None:
+    """Its process says so, whatever it would be started with next."""
+    systemd.set(pid=start("one"), Environment="GPUFLEET_CONFIG_ID=two")
+    systemd.set(pid=start("two"), suffix=".next")
+    assert systemd.run("two", may_wait=True)["restarted"]
+
+
+def test_a_unit_that_may_wait_and_does_not_run(systemd: Systemd, start: Start) -> None:
+    """What it would be started with does not make it run."""
+    systemd.set(active="failed", Environment="GPUFLEET_CONFIG_ID=one")
+    systemd.set(pid=start("one"), suffix=".next")
+    assert systemd.run("one", may_wait=True)["restarted"]
 
 
 def test_check_mode_on_a_bare_host(systemd: Systemd) -> None:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 
+from ansible_collections.gpufleet.ollama.plugins.module_utils import _certificate
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils import _logs
 from ansible_collections.gpufleet.ollama.plugins.plugin_utils._model import ModelError
 
@@ -60,8 +62,29 @@ def test_no_two_sources_have_one_address(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_names_that_a_certificate_cannot_tell_apart_are_refused() -> None:
     long = "a" * 64
     assert _logs.log_sources([long + "x"])[0]["subject"] == f"CN={long}"
-    with pytest.raises(ModelError, match="are the same in their first 64 letters: rename one"):
+    with pytest.raises(ModelError, match="are the same in their first 64 letters, capital or not: rename one"):
         _logs.log_sources([long + "x", long + "y"])
-    for name in ("gpu 1", "gpu,1", 'gpu"', ""):
+    with pytest.raises(ModelError, match="the hosts GPU1 and gpu1 are the same in their first 64 letters, capital or not: rename one"):
+        _logs.log_sources(["gpu1", "GPU1"])
+
+
+@pytest.mark.parametrize("name", ["gpu 1", "gpu,1", 'gpu"', "", "fd00::1", "gpu@site", "gpu:1", "ca", "-gpu", "a" * 202])
+def test_names_that_a_certificate_cannot_have_are_refused(name: str, tmp_path: Path) -> None:
+    """Of a host that sends, and of the collector; and what is taken here the module takes, too."""
+    for ask in (_logs.log_certificate_name, lambda host: _logs.log_sources([host])):
         with pytest.raises(ModelError, match="rename it in the inventory"):
-            _logs.log_sources([name])
+            ask(name)
+    with pytest.raises(_certificate.CertificateError):
+        _certificate.ensure(str(tmp_path / "ca"), name, ["gpu1"], 30, 1, False, "client")
+
+
+@pytest.mark.parametrize("name", ["gpu1", "GPU_1.example.org", "192.0.2.1", "ca1", "a" * 201])
+def test_names_that_are_taken_get_a_certificate(name: str, tmp_path: Path) -> None:
+    assert _logs.log_certificate_name(name) == name
+    assert _certificate.ensure(str(tmp_path / "ca"), name, ["gpu1"], 30, 1, False, "client")["changed"]
+
+
+def test_each_host_decides_whether_it_sends() -> None:
+    destinations = {"gpu2": "journal", "gpu3": "loki", "gpu4": "elasticsearch", "gpu5": "none", "gpu6": "auto"}
+    hostvars: dict[str, dict[str, str]] = {"gpu1": {}, **{host: {"ollama_logs_destination": wanted} for host, wanted in destinations.items()}}
+    assert _logs.log_senders(hostvars, hostvars) == ["gpu1", "gpu2", "gpu6"]

@@ -89,7 +89,7 @@ def test_an_entry_has_the_line_and_the_id_of_its_request() -> None:
     )
 
 
-@pytest.mark.parametrize("line", [b"no JSON", b"[1]", b'{"id":7}', b'{"id":"a b"}', b'{"id":""}', b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("line", [b"no JSON", b"[1]", b'{"id":7}', b'{"id":"a b"}', b'{"id":""}', b"{", b"\xff\xfe", b"[" * 50_000])
 def test_a_line_without_an_id_is_sent_all_the_same(line: bytes) -> None:
     found = gateway_log.entry(line)
     assert found.startswith(b"MESSAGE=" + line + b"\n") and b"REQUEST_ID" not in found

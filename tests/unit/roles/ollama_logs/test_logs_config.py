@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +94,87 @@ def test_every_unit_of_its_own_is_taken_off_again(path: str) -> None:
     parts = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["__ollama_logs_parts"]
     files = [file for part in parts for file in part["files"]]
     assert f"/etc/systemd/system/{path.removesuffix('.j2')}" in files
+
+
+@pytest.mark.parametrize("name", ["upload", "collector", "gateway", "elasticsearch", "loki"])
+def test_the_first_file_of_a_part_is_written_first_and_removed_last(name: str) -> None:
+    """So that a run that broke off, on the way there or back, is seen by the next."""
+    parts = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["__ollama_logs_parts"]
+    files = [re.sub(r"^(/|\{\{.*?\}\}/)", "", file) for file in next(part["files"] for part in parts if part["name"] == name)]
+    tasks = "".join(path.read_text(encoding="utf-8") for path in (ROLE / f"tasks/{name}{end}.yml" for end in ("", "_run")) if path.exists())
+    # what stands before the name of a file may be that of its directory
+    written = {file: tasks.find(file.removeprefix("etc/systemd/system/")) for file in files}
+    assert min((place, file) for file, place in written.items() if place >= 0)[1] == files[0]
+    removal = yaml.safe_load((ROLE / "tasks/unwanted.yml").read_text(encoding="utf-8"))
+    assert next(task for task in removal if task["name"] == "Remove what is not wanted")["loop"].endswith("| subelements('files') | reverse | list }}")
+
+
+def test_a_unit_that_is_not_there_stops_no_removal() -> None:
+    """Such as that of Alloy, whose drop-in is written before its package is installed."""
+    tasks = yaml.safe_load((ROLE / "tasks/unwanted.yml").read_text(encoding="utf-8"))
+    failed = next(task["failed_when"] for task in tasks if task["name"] == "Stop what is not wanted")
+    environment = jinja2.Environment()
+    environment.tests["failed"] = lambda result: result["failed"]
+    for result, expected in (
+        ({"failed": True, "msg": "Could not find the requested service alloy.service: host"}, False),
+        ({"failed": True, "msg": "Unable to stop service alloy.service: no"}, True),
+        ({"failed": True}, True),
+        ({"failed": False}, False),
+    ):
+        assert environment.compile_expression(failed)(__ollama_logs_stopped=result) is expected
+
+
+def accepts(task_name: str, **variables: Any) -> bool:
+    """Whether a check of preflight takes these variables."""
+    environment = jinja2.Environment()
+    environment.tests["match"] = lambda text, pattern: re.match(pattern, text) is not None
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text(encoding="utf-8"))
+    that = next(task for task in tasks if task["name"] == task_name)["ansible.builtin.assert"]["that"]
+    return all(environment.compile_expression(line)(**variables) for line in ([that] if isinstance(that, str) else that))
+
+
+@pytest.mark.parametrize(("index", "right"), [("gpufleet-logs", True), ("logs.2026_1", True), ("Logs", False), ("-logs", False), ("a b", False), ("", False)])
+def test_an_index_that_elasticsearch_would_refuse(index: str, right: bool) -> None:
+    assert accepts("Check the index of Elasticsearch", ollama_logs_elasticsearch_index=index) is right
+
+
+@pytest.mark.parametrize(
+    ("path", "stat", "right"),
+    [
+        ("/etc/ssl/search.pem", {"exists": True, "isreg": True, "roth": True}, True),
+        ("/homes/search.pem", {"exists": True, "isreg": True, "roth": True}, True),
+        ("/etc/ssl/search.pem", {"exists": False}, False),
+        ("/etc/ssl", {"exists": True, "isreg": False, "roth": True}, False),
+        ("/etc/ssl/search.pem", {"exists": True, "isreg": True, "roth": False}, False),
+        ("/root/search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ("/home/me/search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ("search.pem", {"exists": True, "isreg": True, "roth": True}, False),
+        ('/etc/"search.pem', {"exists": True, "isreg": True, "roth": True}, False),
+    ],
+)
+def test_an_authority_that_the_unit_would_not_find(path: str, stat: dict[str, bool], right: bool) -> None:
+    found = accepts("Check the authority of the destination beyond the fleet", __ollama_logs_beyond_ca=path, __ollama_logs_beyond_ca_file={"stat": stat})
+    assert found is right
+
+
+def test_the_collector_keeps_each_file_for_its_days(tmp_path: Path) -> None:
+    """Also that of a host which was taken off, whose file nobody is ever done with; and nothing but journals of hosts."""
+    unit = render("systemd/system/gpufleet-logs-keep.service.j2", __ollama_logs_journal_dir=str(tmp_path)).splitlines()
+    commands = [shlex.split(line.removeprefix("ExecStart=")) for line in unit if line.startswith("ExecStart=")]
+    assert [Path(command[0]).name for command in commands] == ["find", "journalctl", "python3"]
+    days = {"remote-127.128.0.1.journal": 92, "remote-127.128.0.1@01-02-03.journal": 92, "remote-127.128.0.2@01-02.journal~": 92, "mine": 92,
+            "remote-127.128.0.2.journal": 89, "remote-127.128.0.2@01-02-03.journal": 89}
+    for name, age in days.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age * 86400,) * 2)
+    subprocess.run(commands[0], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "remote-127.128.0.2.journal", "remote-127.128.0.2@01-02-03.journal"}
+
+
+def test_the_state_of_every_unit_goes_with_the_role() -> None:
+    """A dynamic user's is in two places; a log that gets the inode of an earlier one would else be read from the middle on."""
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+    states = {name for path in TEMPLATES.rglob("*.service.j2") for name in re.findall(r"^StateDirectory=(\S+)", path.read_text(encoding="utf-8"), re.M)}
+    assert states and {f"/var/lib/{place}{name}" for name in states for place in ("", "private/")} <= set(variables["__ollama_logs_directories"])
+    dropins = {f"/etc/{path.parent.relative_to(TEMPLATES)}" for path in TEMPLATES.rglob("*.d/gpufleet.conf.j2")}
+    assert dropins == set(variables["__ollama_logs_dropin_directories"])
