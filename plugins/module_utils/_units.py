@@ -74,13 +74,13 @@ def show(unit: str, *properties: str) -> dict[str, str]:
 def read(unit: str, proc: str = "/proc", may_wait: bool = False) -> UnitState:
     """The state of a unit.
 
-    With C(may_wait) one that systemd is about to start again counts as running with what it will be started with.
+    With C(may_wait) one that systemd starts again and again counts as running, between two processes with what the next is started with.
     """
-    values = show(unit, "LoadState", "ActiveState", "SubState", "UnitFileState", "MainPID", "NeedDaemonReload", "Environment")
-    running = values.get("ActiveState") in ("active", "activating", "reloading")
+    values = show(unit, "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload", "Environment")
+    running = values.get("ActiveState") in ("active", "activating", "reloading", *(("deactivating",) if may_wait else ()))
     environment = process_environment(values.get("MainPID", "0"), proc) if running else {}
-    # auto-restart-queued since systemd 254
-    if may_wait and values.get("SubState", "").startswith("auto-restart"):
+    # systemd gives an INVOCATION_ID to each process: without one there is none, or it has ended, or is not past exec
+    if may_wait and running and "INVOCATION_ID" not in environment:
         environment = dict(entry.split("=", 1) for entry in shlex.split(values.get("Environment", "")) if "=" in entry)
     return UnitState(
         known=values.get("LoadState") == "loaded",

@@ -68,7 +68,10 @@ def start() -> Iterator[Callable[[str], int]]:
     def start_one(config_id: str) -> int:
         code = "import sys; print(flush=True); sys.stdin.read()"
         process = subprocess.Popen(  # pylint: disable=consider-using-with
-            [sys.executable, "-c", code], env={**os.environ, "GPUFLEET_CONFIG_ID": config_id}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            env={**os.environ, "INVOCATION_ID": "0" * 32, "GPUFLEET_CONFIG_ID": config_id},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         running.append(process)
         assert process.stdout and process.stdout.readline()
@@ -134,11 +137,12 @@ def test_restart_that_does_not_help(systemd: Systemd, start: Start, monkeypatch:
     assert "does not stay up" in systemd.run("new")["msg"]
 
 
-@pytest.mark.parametrize("state", ["auto-restart", "auto-restart-queued"])
-def test_a_unit_between_two_tries(systemd: Systemd, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+@pytest.mark.parametrize(("state", "pid"), [("activating", 0), ("active", 4_194_305), ("deactivating", 4_194_305)], ids=["waits", "not past exec", "ends"])
+def test_a_unit_between_two_tries(systemd: Systemd, monkeypatch: pytest.MonkeyPatch, state: str, pid: int) -> None:
     """One that may wait is left alone while it would be started with what is wanted, and started anew with what is not; any other does not stay up."""
     monkeypatch.setattr(_units, "SETTLE_SECONDS", 0.2)
-    waiting: dict[str, Any] = {"active": "activating", "SubState": state}
+    # no process has such a number: it is above pid_max
+    waiting: dict[str, Any] = {"active": state, "pid": pid}
     systemd.set(**waiting, Environment='"OTHER=a b" GPUFLEET_CONFIG_ID=one')
     assert not systemd.run("one", may_wait=True)["changed"] and not systemd.done()
     systemd.set(**waiting, Environment="GPUFLEET_CONFIG_ID=two", suffix=".next")
@@ -149,9 +153,16 @@ def test_a_unit_between_two_tries(systemd: Systemd, monkeypatch: pytest.MonkeyPa
 
 def test_a_unit_that_may_wait_and_runs_with_another_configuration(systemd: Systemd, start: Start) -> None:
     """Its process says so, whatever it would be started with next."""
-    systemd.set(pid=start("one"), SubState="running", Environment="GPUFLEET_CONFIG_ID=two")
+    systemd.set(pid=start("one"), Environment="GPUFLEET_CONFIG_ID=two")
     systemd.set(pid=start("two"), suffix=".next")
     assert systemd.run("two", may_wait=True)["restarted"]
+
+
+def test_a_unit_that_may_wait_and_does_not_run(systemd: Systemd, start: Start) -> None:
+    """What it would be started with does not make it run."""
+    systemd.set(active="failed", Environment="GPUFLEET_CONFIG_ID=one")
+    systemd.set(pid=start("one"), suffix=".next")
+    assert systemd.run("one", may_wait=True)["restarted"]
 
 
 def test_check_mode_on_a_bare_host(systemd: Systemd) -> None:
