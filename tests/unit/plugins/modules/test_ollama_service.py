@@ -68,7 +68,10 @@ def start() -> Iterator[Callable[[str], int]]:
     def start_one(config_id: str) -> int:
         code = "import sys; print(flush=True); sys.stdin.read()"
         process = subprocess.Popen(  # pylint: disable=consider-using-with
-            [sys.executable, "-c", code], env={**os.environ, "INVOCATION_ID": "0" * 32, "GPUFLEET_CONFIG_ID": config_id}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            env={**os.environ, "INVOCATION_ID": "0" * 32, "GPUFLEET_CONFIG_ID": config_id},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         running.append(process)
         assert process.stdout and process.stdout.readline()
