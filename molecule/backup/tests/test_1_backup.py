@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import FROM, MODELS, ROLE, STORAGE, STORE, TO, ask, digests, metrics, registry_bytes, storage_bytes, tree
-from scenario import on_host, play, variables_of
+from conftest import FROM, MODELS, STORE, TO, ask, digests, metrics, registry_bytes, storage_bytes, tree
+from scenario import on_host, play
 
 WEIGHTS = 4 << 20
 
@@ -78,32 +78,3 @@ def test_drill_on_another_host() -> None:
     assert host.check_output("find /var/lib/gpufleet-drill -mindepth 1") == ""
     assert not host.run("systemctl is-active gpufleet-drill-ollama.service").succeeded
     assert host.check_output("ss -Hltn | grep -c ollama || true").strip() == "0"
-
-
-def test_another_password() -> None:
-    """Not before all hosts take part and the old one is known; then all of them back up with the new one, and the old one is no use; and back."""
-    old, new = variables_of(FROM)["ollama_backup_password"], "another one of ours"
-    done = play("rotate_backup_password", ollama_backup_password=new)
-    assert done.failed_with("ollama_backup_old_password of backup-a is not given"), done
-    done = play("rotate_backup_password", "-l", FROM, ollama_backup_password=new, ollama_backup_old_password=old)
-    assert done.failed_with("backup-b did not pass the check, cannot be reached, or is left out by --limit"), done
-    keys = f"ls {STORAGE}/keys | wc -l"
-    assert on_host(TO).check_output(keys) == "1"
-    was = on_host(TO).check_output(f"ls {STORAGE}/keys")
-    plan = play("rotate_backup_password", "--check", ollama_backup_password=new, ollama_backup_old_password=old)
-    assert plan.status == 0 and plan.changed(FROM) > 0 and plan.says("check mode: nothing was changed"), plan
-    assert on_host(TO).check_output(f"ls {STORAGE}/keys") == was
-    for password, before in ((new, old), (old, new)):
-        done = play("rotate_backup_password", "--diff", ollama_backup_password=password, ollama_backup_old_password=before)
-        assert done.status == 0 and done.says("take ollama_backup_old_password out of the vault"), done
-        assert new not in done.output and old not in done.output
-        # the one key that is left is another one: with it both hosts save
-        assert on_host(TO).check_output(keys) == "1"
-        for name in (FROM, TO):
-            on_host(name).check_output("systemctl start gpufleet-backup.service")
-    wrong = play(ROLE, "-l", FROM, ollama_backup_password=new)
-    assert wrong.failed_with("the password of the repository backup-b:/srv/storage/fleet is wrong"), wrong
-    # its timers go on with the right one
-    on_host(FROM).check_output("systemctl start gpufleet-backup.service")
-    assert play(ROLE).changed(FROM) == 0
-    assert play("rotate_backup_password", ollama_backup_password=old, ollama_backup_old_password=new).changed(FROM) == 0

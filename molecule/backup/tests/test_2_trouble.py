@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from conftest import FROM, ROLE, STORAGE, TEXTFILES, TO, digests, metrics
-from scenario import on_host, play
+from scenario import on_host, play, variables_of
 
 UNITS = ("gpufleet-backup.service", "gpufleet-backup-drill.service")
 
@@ -84,6 +86,35 @@ def test_storage_that_is_damaged() -> None:
     finally:
         host.check_output(f"rm -r {STORAGE}/data && mv /root/data {STORAGE}/data")
     host.check_output("systemctl reset-failed gpufleet-backup-drill.service; systemctl start gpufleet-backup-drill.service")
+
+
+def test_another_password() -> None:
+    """Not before all hosts take part; then all of them back up with the new one, and the old one, which the inventory still has, breaks nothing."""
+    old, new = variables_of(FROM)["ollama_backup_password"], "another one of ours"
+    both = {"ollama_backup_password": new, "ollama_backup_old_password": old}
+    storage = on_host(TO)
+    was = storage.check_output(f"ls {STORAGE}/keys")
+    done = play("rotate_backup_password", "-l", FROM, **both)
+    assert done.failed_with("backup-b did not pass the check, cannot be reached, or is left out by --limit"), done
+    plan = play("rotate_backup_password", "--check", **both)
+    assert plan.status == 0 and plan.changed(FROM) > 0 and plan.says("check mode: nothing was changed"), plan
+    assert storage.check_output(f"ls {STORAGE}/keys") == was
+    try:
+        done = play("rotate_backup_password", "--diff", **both)
+        assert done.status == 0 and done.says("take ollama_backup_old_password out of the vault"), done
+        assert new not in done.output and old not in done.output
+        # the one key that is left is another one: with it both hosts save
+        now = storage.check_output(f"ls {STORAGE}/keys").split()
+        assert len(now) == 1 and now != was.split()
+        wrong = play(ROLE)
+        assert wrong.failed_with("the password of the repository backup-b:/srv/storage/fleet is wrong"), wrong
+        for name in (FROM, TO):
+            on_host(name).check_output("systemctl start gpufleet-backup.service")
+        assert play("rotate_backup_password", **both).changed(FROM) == 0
+    finally:
+        # as the inventory says, for who converges these hosts again
+        storage.run(f"printf %s {shlex.quote(old)} | RESTIC_PASSWORD={shlex.quote(new)} restic -r {STORAGE} key passwd --new-password-file /dev/stdin")
+        storage.check_output(f"chown -R storage: {STORAGE}")
 
 
 def test_a_host_that_wants_none_any_more() -> None:

@@ -5,8 +5,8 @@
 
 usage: ollama_backup.py backup|drill|clean CONFIG
 CONFIG is a JSON file, as the role ollama_backup writes it: the options of a repository by the names of module ollama_backup, and host, stores, lock
-(the entries of the lock file), keep, owners, owner_timeout, prunes, keep_daily, keep_weekly, keep_monthly, release, textfile_dir, state_dir; for a
-drill also drill_hosts, drill_models, drill_dir, sources, upstream, insecure, proxy, reserve, user, program. Place, password and keys of the repository are in
+(the entries of the lock file), keep, owners, owner_timeout, prunes, keep_daily, keep_weekly, keep_monthly, textfile_dir, state_dir, program; for a
+drill also drill_hosts, drill_models, drill_dir, sources, upstream, insecure, proxy, reserve, user. Place, password and keys of the repository are in
 the environment, as restic wants them. `clean` removes what a drill left that was killed.
 
 The status is 0 when all went well, and 1 when anything failed; then the sentence that says why is the last line.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -106,6 +107,12 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "environment": dict(os.environ)}
 
 
+def release_of(program: str) -> str:
+    """The release that runs now, by the directory that the link in the path of the program leads to; empty when nobody can tell."""
+    found = re.search(r"/([0-9]+\.[0-9]+\.[0-9][\w.-]*)/bin/", os.path.realpath(program))
+    return found[1] if found else ""
+
+
 def backup(config: Mapping[str, Any]) -> None:
     """Back up all stores. Raises BackupError and OSError for the first that fails, after the others."""
     metrics, began, problems = Metrics(config, "backup"), time.time(), []
@@ -116,7 +123,7 @@ def backup(config: Mapping[str, Any]) -> None:
         repository.open()
         for number, path in enumerate(config["stores"]):
             try:
-                one = _backup.Backup(Store(path), repository, config["lock"], config["host"], config["keep"], config["release"])
+                one = _backup.Backup(Store(path), repository, config["lock"], config["host"], config["keep"], release_of(config["program"]))
                 one.owners, one.owner_seconds = config["owners"], config["owner_timeout"]
                 last = number == len(config["stores"]) - 1
                 done = one.run(policy_of(config) if config["prunes"] and last and not problems else Policy())
@@ -163,7 +170,7 @@ def drill(config: Mapping[str, Any]) -> None:
             part = f"{int(began // (7 * 86400)) % PARTS + 1}/{PARTS}"
             one = _drill.Drill(
                 repository, host, os.path.join(config["drill_dir"], "scratch"), config["user"], config["program"], options,
-                lambda: Http(f"ollama/{config['release'] or '0.99.0'}", proxies=proxies_of(config["proxy"] or None)), lambda line: print(line, flush=True),
+                lambda: Http(f"ollama/{release_of(config['program']) or '0.99.0'}", proxies=proxies_of(config["proxy"] or None)), lambda line: print(line, flush=True),
             )
             one.run(config["drill_models"], part)
             error: Exception | None = None

@@ -64,14 +64,15 @@ class Host:
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin" / name).write_text(text, encoding="utf-8")
             (folder / "bin" / name).chmod(0o755)
-        for name in ("textfile", "state"):
-            (folder / name).mkdir()
+        for name in ("textfile", "state", "ollama/releases/0.34.4/bin"):
+            (folder / name).mkdir(parents=True)
+        (folder / "ollama/current").symlink_to("releases/0.34.4")
         self.config: dict[str, Any] = {
             "host": "gpu1", "format": "cas", "restic_options": [], "ssh_key_path": "", "ssh_known_hosts_path": "", "rate_limit": "", "lock_timeout": 2,
             "stores": [rig.store.path], "lock": rig.lock, "keep": [], "owners": {}, "owner_timeout": 0, "prunes": True, "keep_daily": 7, "keep_weekly": 0,
-            "keep_monthly": 0, "release": "0.34.4", "textfile_dir": str(folder / "textfile"), "state_dir": str(folder / "state"), "drill_hosts": ["gpu1"],
+            "keep_monthly": 0, "textfile_dir": str(folder / "textfile"), "state_dir": str(folder / "state"), "drill_hosts": ["gpu1"],
             "drill_models": [], "drill_dir": str(folder / "drill"), "sources": [rig.registry.url], "upstream": False, "insecure": False, "proxy": {},
-            "reserve": "1M", "user": "nobody" if os.getuid() == 0 else os.environ.get("USER", "root"), "program": "/opt/ollama/current/bin/ollama",
+            "reserve": "1M", "user": "nobody" if os.getuid() == 0 else os.environ.get("USER", "root"), "program": str(folder / "ollama/current/bin/ollama"),
         }
         self.environment = {"RESTIC_REPOSITORY": str(folder / "repository")}
 
@@ -111,6 +112,8 @@ def test_backup_says_and_tells(host: Host) -> None:
     assert found["ollama_backup_success"] == 1 and found["ollama_backup_models"] == 4 and found["ollama_backup_retention_success"] == 1
     assert found["ollama_backup_size_bytes"] > 3 << 20 and found["ollama_backup_registry_bytes"] > 4 << 20
     assert found["ollama_backup_added_bytes"] >= found["ollama_backup_size_bytes"]
+    repository = Cas(str(host.folder / "repository"))
+    assert json.loads(repository.index(repository.snapshots("gpu1")[0]))["release"] == "0.34.4"
     assert found["ollama_backup_last_success_timestamp_seconds"] == found["ollama_backup_last_run_timestamp_seconds"] > 1.7e9
     rules = yaml.safe_load((ROOT / "roles/ollama_monitoring/files/rules/backup.yml").read_text(encoding="utf-8"))
     wanted = set(re.findall(r"ollama_backup_\w+", " ".join(rule["expr"] for group in rules["groups"] for rule in group["rules"])))
