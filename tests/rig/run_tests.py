@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "tests/output"
 BIN = Path(sys.executable).parent
 COLLECTIONS = ROOT / ".venv/collections"
+# scenarios by how long they take
+LONG = ("main_chain", "models", "instances", "gpu_upgrade", "operator_folder")
 PYTEST = [str(BIN / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 CLOSING = re.compile(r"^(=+ )?\d+ (passed|failed|skipped|error).* in [\d.]+s", re.M)
@@ -133,7 +135,7 @@ def everything() -> None:
     fast()
     names = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
     # the longest first: else one of them runs alone at the end
-    names.sort(key=lambda name: name not in ("main_chain", "models"))
+    names.sort(key=lambda name: LONG.index(name) if name in LONG else len(LONG))
     jobs: list[Callable[[], object]] = [partial(scenario, name) for name in names]
     jobs[2:2] = [partial(step, "demo", [*PYTEST, "tests/demo"])]
     jobs.append(partial(step, "browser", [*PYTEST, "tests/browser"]))
