@@ -149,9 +149,9 @@ def test_nothing_is_lost_over_a_reboot_of_the_collector() -> None:
 
 def test_the_collector_says_when_each_host_was_heard_last() -> None:
     on_host(COLLECTOR).check_output("systemctl start gpufleet-logs-keep.service")
-    text = on_host(COLLECTOR).check_output("cat /var/lib/prometheus/node-exporter/ollama_logs.prom; date +%s")
+    text = on_host(COLLECTOR).check_output("cat /var/lib/prometheus/node-exporter/ollama_logs.prom; date +%s.%N")
     last = float(text.split(f'ollama_logs_last_received_timestamp_seconds{{source="{CLIENT}"}} ')[1].split()[0])
-    assert 0 <= int(text.splitlines()[-1]) - last < 120
+    assert 0 <= float(text.splitlines()[-1]) - last < 120
     assert on_host(CLIENT).service("gpufleet-logs-heartbeat.timer").is_enabled
 
 
