@@ -170,7 +170,8 @@ def drill(config: Mapping[str, Any]) -> None:
             part = f"{int(began // (7 * 86400)) % PARTS + 1}/{PARTS}"
             one = _drill.Drill(
                 repository, host, os.path.join(config["drill_dir"], "scratch"), config["user"], config["program"], options,
-                lambda: Http(f"ollama/{release_of(config['program']) or '0.99.0'}", proxies=proxies_of(config["proxy"] or None)), lambda line: print(line, flush=True),
+                lambda: Http(f"ollama/{release_of(config['program']) or '0.99.0'}", proxies=proxies_of(config["proxy"] or None)),
+                lambda line: print(line, flush=True),
             )
             one.run(config["drill_models"], part)
             error: Exception | None = None
